@@ -1,0 +1,248 @@
+"""Every error that the probe packages raise.
+
+::
+
+    FprobeGdbError
+    ├── UsageError                 the call makes no sense (programming error of the caller)
+    ├── TransportError             bytes did not get through
+    │   ├── ConnectionClosed       the peer (QEMU's gdbstub, gdb) is gone
+    │   └── TransportTimeout       no answer in time; has .waiting_for and .waited_sec
+    ├── ProtocolError              the peer answered, but not by the rules; has .raw
+    ├── TargetError
+    │   ├── StateError             the operation needs another target state; has .state and .required
+    │   ├── MemoryFault            an address that cannot be read or written; has .addr and .size_bytes
+    │   ├── BreakpointRefused      the stub cannot plant (no debug register left, ...); has .addr
+    │   ├── WaitTimeout            the guest did not stop in time; has .waited_sec
+    │   └── TargetLost             the guest is gone (QEMU or gdb died); has .why and .console_tail
+    ├── ImageError                 not a kernel image, or a damaged one; has .path
+    ├── SymbolError
+    │   ├── SymbolNotFound         has .name and .near
+    │   └── SymbolAmbiguous        one name, several addresses; has .name and .addrs
+    ├── ProbeError                 what the kernel answers with an errno; has .errno_name and .errno
+    │   ├── InvalidProbe           -EINVAL
+    │   ├── ProbeNotFound          -ENOENT
+    │   ├── ProbeBusy              -EBUSY
+    │   └── TooManySites           more functions than this dispatch can serve; has .count and .limit (-E2BIG)
+    ├── GuestCallError             k.call() could not run a guest function, or it did not come back
+    └── GuestPanic                 the guest's kernel panicked; has .console_tail
+
+``str(error)`` says what happened, to what, and what to try.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+__all__ = [
+    "BreakpointRefused",
+    "ConnectionClosed",
+    "FprobeGdbError",
+    "GuestCallError",
+    "GuestPanic",
+    "ImageError",
+    "InvalidProbe",
+    "MemoryFault",
+    "ProbeBusy",
+    "ProbeError",
+    "ProbeNotFound",
+    "ProtocolError",
+    "StateError",
+    "SymbolAmbiguous",
+    "SymbolError",
+    "SymbolNotFound",
+    "TargetError",
+    "TargetLost",
+    "TooManySites",
+    "TransportError",
+    "TransportTimeout",
+    "UsageError",
+    "WaitTimeout",
+]
+
+
+class FprobeGdbError(Exception):
+    """Root of all errors of the fprobe_gdb packages."""
+
+
+class UsageError(FprobeGdbError):
+    """The caller asked for something that makes no sense."""
+
+
+class TransportError(FprobeGdbError):
+    """Bytes did not get through to the gdbstub or gdb."""
+
+
+class ConnectionClosed(TransportError):
+    """The peer closed the connection."""
+
+
+class TransportTimeout(TransportError):
+    """The peer did not answer in time."""
+
+    def __init__(self, waiting_for: str, waited_sec: float) -> None:
+        super().__init__(
+            f"no answer to {waiting_for} within {waited_sec:g} s; is QEMU alive and not stopped in a monitor?"
+        )
+        self.waiting_for = waiting_for
+        self.waited_sec = waited_sec
+
+
+class ProtocolError(FprobeGdbError):
+    """The peer answered, but not by the rules of its protocol.
+
+    :param raw: what it sent, cut to a readable length.
+    """
+
+    def __init__(self, message: str, raw: bytes | str = b"") -> None:
+        super().__init__(f"{message}: {raw[:200]!r}" if raw else message)
+        self.raw = raw
+
+
+class TargetError(FprobeGdbError):
+    """Something about the guest as an executing machine."""
+
+
+class StateError(TargetError):
+    """The operation needs the target in another state."""
+
+    def __init__(self, what: str, state: str, required: str) -> None:
+        super().__init__(f"{what} needs the guest {required}, but it is {state}")
+        self.state = state
+        self.required = required
+
+
+class MemoryFault(TargetError):
+    """A guest address that cannot be read or written."""
+
+    def __init__(self, addr: int, size_bytes: int, access: str = "read") -> None:
+        super().__init__(f"cannot {access} {size_bytes} bytes of guest memory at {addr:#x} (not mapped)")
+        self.addr = addr
+        self.size_bytes = size_bytes
+        self.access = access
+
+
+class BreakpointRefused(TargetError):
+    """The stub did not accept a breakpoint."""
+
+    def __init__(self, addr: int, why: str) -> None:
+        super().__init__(f"cannot plant a breakpoint at {addr:#x}: {why}")
+        self.addr = addr
+        self.why = why
+
+
+class WaitTimeout(TargetError):
+    """The guest did not stop before the deadline. It is still running."""
+
+    def __init__(self, waited_sec: float, waiting_for: str = "the guest to stop") -> None:
+        super().__init__(f"waited {waited_sec:g} s for {waiting_for}")
+        self.waited_sec = waited_sec
+        self.waiting_for = waiting_for
+
+
+class TargetLost(TargetError):
+    """The guest is gone: QEMU exited or was killed, or gdb was.
+
+    :param console_tail: the guest's last console lines, where somebody knows them.
+    """
+
+    def __init__(self, why: str, console_tail: Sequence[str] = ()) -> None:
+        tail = "".join(f"\n  | {line}" for line in console_tail)
+        super().__init__(f"the guest is gone: {why}" + (f"; its last console lines:{tail}" if tail else ""))
+        self.why = why
+        self.console_tail = tuple(console_tail)
+
+
+class ImageError(FprobeGdbError):
+    """A file is not a kernel image that we can read, or is damaged."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(f"{path}: {why}")
+        self.path = path
+        self.why = why
+
+
+class SymbolError(FprobeGdbError):
+    """A symbol look-up failed."""
+
+
+class SymbolNotFound(SymbolError):
+    """No symbol of this name."""
+
+    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        super().__init__(f"no kernel symbol {name!r}{hint}")
+        self.name = name
+        self.near = tuple(near)
+
+
+class SymbolAmbiguous(SymbolError):
+    """One name, several addresses, and the caller needs one."""
+
+    def __init__(self, name: str, addrs: Sequence[int]) -> None:
+        super().__init__(f"{name!r} is at {len(addrs)} addresses: {', '.join(f'{a:#x}' for a in addrs)}; give one")
+        self.name = name
+        self.addrs = tuple(addrs)
+
+
+class ProbeError(FprobeGdbError):
+    """What the kernel's fprobe API answers with a negative errno."""
+
+    #: The kernel's errno for this, e.g. ``"EINVAL"``.
+    errno_name = "EINVAL"
+
+    @property
+    def errno(self) -> int:
+        """The kernel's errno number, positive."""
+        return int(getattr(errno, self.errno_name))
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} (-{self.errno_name})"
+
+
+class InvalidProbe(ProbeError):
+    """-EINVAL: a missing or meaningless argument, or a filter that matches nothing."""
+
+    #: Names close to what was asked for, when nothing matched.
+    near: tuple[str, ...] = ()
+    #: Whether the reason is that nothing matched.
+    no_match = False
+
+
+class ProbeNotFound(ProbeError):
+    """-ENOENT: a name of ``register_fprobe_syms`` that is unknown, untraceable or given twice."""
+
+    errno_name = "ENOENT"
+
+    near: tuple[str, ...] = ()
+    no_match = True
+
+
+class ProbeBusy(ProbeError):
+    """-EBUSY: the fprobe is registered already."""
+
+    errno_name = "EBUSY"
+
+
+class TooManySites(ProbeError):
+    """-E2BIG: more functions than this dispatch can serve."""
+
+    errno_name = "E2BIG"
+
+    def __init__(self, count: int, limit: int, why: str) -> None:
+        super().__init__(f"{count} functions match, but {why}")
+        self.count = count
+        self.limit = limit
+
+
+class GuestCallError(FprobeGdbError):
+    """A guest function that a handler called could not be run, or did not come back."""
+
+
+class GuestPanic(FprobeGdbError):
+    """The guest's kernel panicked."""
+
+    def __init__(self, console_tail: Sequence[str]) -> None:
+        tail = "".join(f"\n  | {line}" for line in console_tail)
+        super().__init__(f"the guest's kernel panicked; its last console lines:{tail or ' (none)'}")
+        self.console_tail = tuple(console_tail)
