@@ -125,7 +125,7 @@ class SummaryEvent:
     lost: int
     #: Host time that went into handling hits, for each hit; None without hits.
     host_ns_per_hit: int | None
-    #: Why the trace ended: ``"command finished"``, ``"max-hits"``, ``"timeout"``, ``"interrupted"``, ``"guest died"`` ...
+    #: Why the trace ended: ``"command finished"``, ``"max-hits"``, ``"timeout"``, ``"interrupted"``, ``"guest died"``.
     ended: str
     #: Exit status of the command in the guest, None where it did not finish.
     command_status: int | None

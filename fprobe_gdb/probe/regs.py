@@ -1,0 +1,138 @@
+"""The registers of a hit as a handler sees them: ``struct pt_regs *``, and which writes take effect."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from fprobe_gdb.registers import ARGUMENT_REGISTERS, GENERAL_REGISTERS, MASK64, Registers
+
+__all__ = ["PtRegs", "Side"]
+
+
+class Side(Enum):
+    """Which end of the probed function a hit is at."""
+
+    ENTRY = "entry"
+    EXIT = "exit"
+
+
+# What ftrace_regs_caller (arch/x86/kernel/ftrace_64.S) and arch_rethook_trampoline (arch/x86/kernel/rethook.c) restore
+# from pt_regs, Linux 6.12. Other writes are kept for the handlers that follow, and have no effect on the guest.
+_EFFECTIVE = {
+    Side.ENTRY: frozenset(GENERAL_REGISTERS) - {"r11", "sp"} | {"flags", "ip"},
+    Side.EXIT: frozenset(GENERAL_REGISTERS) - {"sp"} | {"flags"},
+}
+_NAMES = (*GENERAL_REGISTERS, "ip", "flags", "cs", "ss", "orig_ax")
+# arch/x86/include/asm/segment.h: what both trampolines store as __KERNEL_CS and __KERNEL_DS.
+_KERNEL_CS, _KERNEL_SS = 0x10, 0x18
+
+
+class PtRegs:
+    """``struct pt_regs``: ``regs.di``, ``regs.ax``, ``regs.ip`` ... as unsigned 64-bit integers, readable and writable.
+
+    At entry writes to all general registers but ``r11`` and ``sp``, to ``flags`` and to ``ip`` take effect; at exit all
+    general registers but ``sp``, and ``flags`` (a changed ``ax`` is a changed return value). As in the kernel, other
+    writes are seen by the handlers that follow and by nobody else.
+
+    :param values: the vCPU's registers at the hit.
+    :param ip: what ``regs.ip`` shows: behind the fentry instruction at entry, the return address at exit.
+    :param ret_addr: where the function returns to (for :meth:`override_return`).
+    """
+
+    __slots__ = ("_original", "_overridden", "_ret_addr", "_side", "_values")
+
+    _values: Registers
+    _original: Registers
+    _side: Side
+    _ret_addr: int
+    _overridden: bool
+    ax: int
+    bx: int
+    cx: int
+    dx: int
+    si: int
+    di: int
+    bp: int
+    sp: int
+    r8: int
+    r9: int
+    r10: int
+    r11: int
+    r12: int
+    r13: int
+    r14: int
+    r15: int
+    ip: int
+    flags: int
+    cs: int
+    ss: int
+    orig_ax: int
+
+    def __init__(self, values: Registers, side: Side, ip: int, ret_addr: int) -> None:
+        shown = {name: values[name] for name in (*GENERAL_REGISTERS, "flags")}
+        shown["ip"] = ip
+        shown["cs"], shown["ss"] = _KERNEL_CS, _KERNEL_SS
+        # ftrace_regs_caller stores 0, arch_rethook_trampoline ~0.
+        shown["orig_ax"] = 0 if side is Side.ENTRY else MASK64
+        object.__setattr__(self, "_values", shown)
+        object.__setattr__(self, "_original", dict(shown))
+        object.__setattr__(self, "_side", side)
+        object.__setattr__(self, "_ret_addr", ret_addr)
+        object.__setattr__(self, "_overridden", False)
+
+    def __getattr__(self, name: str) -> int:
+        try:
+            return self._values[name]
+        except KeyError:
+            raise AttributeError(f"pt_regs has no {name!r}; it has {', '.join(_NAMES)}") from None
+
+    def __setattr__(self, name: str, value: int) -> None:
+        if name not in self._values:
+            raise AttributeError(f"pt_regs has no {name!r}; it has {', '.join(_NAMES)}")
+        self._values[name] = int(value) & MASK64
+
+    def __repr__(self) -> str:
+        return "PtRegs(" + ", ".join(f"{name}={self._values[name]:#x}" for name in _NAMES) + ")"
+
+    @property
+    def side(self) -> Side:
+        """Whether these are the registers of an entry or of an exit."""
+        return self._side
+
+    @property
+    def arguments(self) -> tuple[int, ...]:
+        """The six register arguments (meaningful at entry only)."""
+        return tuple(self._values[name] for name in ARGUMENT_REGISTERS)
+
+    @property
+    def overridden(self) -> bool:
+        """Whether :meth:`override_return` was called."""
+        return self._overridden
+
+    def return_value(self) -> int:
+        """``regs_return_value()``: ax, unsigned."""
+        return self.ax
+
+    def override_return(self, value: int) -> None:
+        """At entry: skip the function and let it return ``value``. At exit: the same as writing ``ax``.
+
+        Exit handlers run, as they do for the kernel's ``bpf_override_return()``.
+
+        :param value: any integer; negative ones (``-errno``) become their unsigned form.
+        """
+        self.ax = value
+        if self._side is Side.ENTRY:
+            object.__setattr__(self, "_overridden", True)
+
+    def take_effective_writes(self) -> Registers:
+        """Registers that the guest must get, by name."""
+        if self._overridden:
+            # The call never happens: the return slot is popped, all else stays as handlers left it.
+            writes = self._changed(_EFFECTIVE[Side.ENTRY] - {"ip"})
+            writes["ip"] = self._ret_addr
+            writes["sp"] = (self._original["sp"] + 8) & MASK64
+            return writes
+        return self._changed(_EFFECTIVE[self._side])
+
+    def _changed(self, names: frozenset[str]) -> Registers:
+        return {name: self._values[name] for name in sorted(names) if self._values[name] != self._original[name]}

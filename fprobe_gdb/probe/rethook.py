@@ -1,0 +1,157 @@
+"""The rethook node pool and the per-task stacks of calls in flight (kernel/trace/rethook.c, Linux 6.12).
+
+A node stands for one call of a probed function that has not returned. It is found again by task and frame, never by
+return address or CPU: many calls share a return address, and tasks migrate.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fprobe_gdb.probe.fprobe import Fprobe
+
+__all__ = ["EntryData", "Rethook", "RethookNode", "ShadowStacks"]
+
+# Kernel stacks are THREAD_SIZE big and THREAD_SIZE aligned (arch/x86/include/asm/page_64_types.h: 16 KiB without
+# KASAN). Interrupt stacks are only page aligned, but never share an aligned block with a task's stack.
+_THREAD_SHIFT = 14
+
+
+class EntryData(bytearray):
+    """``fprobe_rethook_node.data``: ``entry_data_size`` bytes that travel from the entry to the exit handler.
+
+    It is a bytearray, for layouts as C has them; attributes may be set too (``entry_data.t0 = k.time_ns``). As in the
+    kernel, nothing clears it between two uses of the same node.
+    """
+
+    def __getattr__(self, name: str) -> object:
+        raise AttributeError(f"entry_data has no {name!r} yet; set it in the entry handler")
+
+    # Declared so that type checkers accept the attributes that handlers invent.
+    if TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: object) -> None: ...
+
+
+class RethookNode:
+    """One call in flight of one fprobe (``struct fprobe_rethook_node``)."""
+
+    __slots__ = ("data", "entry_ip", "exiting", "frame", "ret_addr", "rethook", "task", "time_ns")
+
+    def __init__(self, rethook: Rethook, entry_data_size: int) -> None:
+        self.rethook = rethook
+        self.data = EntryData(entry_data_size)
+        self.entry_ip = 0
+        #: Where the call returns to.
+        self.ret_addr = 0
+        #: Address of the return slot: the stack pointer when the function was entered.
+        self.frame = 0
+        self.task = 0
+        #: Guest time of the entry.
+        self.time_ns = 0
+        #: Its exit handler is running; the node is still taken, as in the kernel.
+        self.exiting = False
+
+
+class Rethook:
+    """``struct rethook``: the pool of one fprobe, fixed at registration.
+
+    :param size: number of nodes, at least 1.
+    """
+
+    def __init__(self, fprobe: Fprobe, size: int, entry_data_size: int) -> None:
+        self.fprobe = fprobe
+        self.size = size
+        #: ``rethook_stop()``: no more nodes, no more exit handlers.
+        self.stopped = False
+        self._entry_data_size = entry_data_size
+        self._free: list[RethookNode] = []
+        # Nodes are made when first needed: the default pool of a glob has thousands that are never used.
+        self._made = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Nodes that are taken."""
+        return self._made - len(self._free)
+
+    def try_get(self) -> RethookNode | None:
+        """``rethook_try_get()``: a node, or None when all are taken or the rethook is stopped."""
+        if self.stopped:
+            return None
+        if self._free:
+            return self._free.pop()
+        if self._made < self.size:
+            self._made += 1
+            return RethookNode(self, self._entry_data_size)
+        return None
+
+    def recycle(self, node: RethookNode) -> None:
+        """``rethook_recycle()``."""
+        node.exiting = False
+        self._free.append(node)
+
+
+class ShadowStacks:
+    """``current->rethooks`` of all tasks: for each task its calls in flight, newest last."""
+
+    def __init__(self) -> None:
+        self._stacks: dict[int, list[RethookNode]] = defaultdict(list)
+
+    def __iter__(self) -> Iterator[RethookNode]:
+        for stack in self._stacks.values():
+            yield from stack
+
+    def __len__(self) -> int:
+        return sum(len(stack) for stack in self._stacks.values())
+
+    def push(self, node: RethookNode) -> None:
+        """Put a hooked node on its task's stack."""
+        self._stacks[node.task].append(node)
+
+    def depth(self, task: int) -> int:
+        """Distinct calls of a task in flight (several fprobes and tail calls share one frame, and count once)."""
+        return len({node.frame for node in self._stacks.get(task, ())})
+
+    def at_frame(self, task: int, frame: int) -> list[RethookNode]:
+        """The nodes that one physical return of a task ends, in the order in which their exit handlers run."""
+        return [node for node in reversed(self._stacks.get(task, ())) if node.frame == frame and not node.exiting]
+
+    def take_below(self, task: int, sp: int) -> list[RethookNode]:
+        """Unlink the nodes whose return slot lies below the stack pointer on the same stack.
+
+        Their functions never return: the stack was cut back over them (``rewind_stack_and_make_dead()`` and the like).
+        """
+        stack = self._stacks.get(task)
+        if not stack:
+            return []
+        below = [n for n in stack if n.frame < sp and (n.frame ^ sp) >> _THREAD_SHIFT == 0 and not n.exiting]
+        return self._take(task, below)
+
+    def take_task(self, task: int) -> list[RethookNode]:
+        """Unlink all nodes of a dead task (``rethook_flush_task()``) that are not in their exit handler just now."""
+        return self._take(task, [node for node in self._stacks.get(task, ()) if not node.exiting])
+
+    def take_of(self, fprobe: Fprobe) -> list[RethookNode]:
+        """Unlink all nodes of one fprobe that are not in their exit handler just now."""
+        taken = []
+        for task in list(self._stacks):
+            mine = [node for node in self._stacks[task] if node.rethook.fprobe is fprobe and not node.exiting]
+            taken += self._take(task, mine)
+        return taken
+
+    def unlink(self, task: int, nodes: list[RethookNode]) -> None:
+        """Unlink nodes that have returned. Nodes that are gone already (their task died meanwhile) are passed over."""
+        self._take(task, nodes)
+
+    def _take(self, task: int, nodes: list[RethookNode]) -> list[RethookNode]:
+        if nodes:
+            gone = set(map(id, nodes))
+            left = [node for node in self._stacks.get(task, ()) if id(node) not in gone]
+            if left:
+                self._stacks[task] = left
+            else:
+                self._stacks.pop(task, None)
+        return nodes
