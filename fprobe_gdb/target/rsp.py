@@ -1,0 +1,469 @@
+"""The guest seen through QEMU's gdbstub, spoken to by ourselves.
+
+Fast: register writes and breakpoints are queued and leave in one write with the next exchange, or with the resume,
+so that a hit costs one stop and two round trips. Facts that shape it (QEMU 5.0-10.2):
+
+* While the guest runs nothing but the interrupt byte may be sent: any other byte stops it.
+* ``p``/``P`` answer nothing until a description file has been read (up to 8.1).
+* ``?`` removes all breakpoints: it is sent once, to start clean.
+* A stop that crosses with our interrupt byte is reported once: the stub drops the byte of a stopped guest. Other
+  stubs may report twice, so a second report is fetched and dropped before the guest is resumed.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from emu.deadline import Deadline
+from fprobe_gdb.errors import (
+    BreakpointRefused,
+    ConnectionClosed,
+    MemoryFault,
+    ProtocolError,
+    StateError,
+    TargetError,
+    TargetLost,
+    TransportTimeout,
+    UsageError,
+    WaitTimeout,
+)
+from fprobe_gdb.registers import GENERAL_REGISTERS, MASK64, Registers
+from fprobe_gdb.target.base import BreakpointKind, Stop, StopKind, TargetState
+from fprobe_gdb.target.rsp_layout import read_layout
+from fprobe_gdb.target.rsp_report import parse_report, parse_thread
+from fprobe_gdb.transport.link import SocketLink
+from fprobe_gdb.transport.rsp_session import Request, RspSession
+
+__all__ = ["RspTarget"]
+
+_WRITABLE = frozenset((*GENERAL_REGISTERS, "ip", "flags"))
+_BREAKPOINT_TYPE = {BreakpointKind.SOFTWARE: 0, BreakpointKind.HARDWARE: 1}
+#: How long a running guest may take to stop when we need it stopped ourselves, in seconds.
+_STOP_SEC = 10.0
+#: vCPUs that QEMU can have; a longer thread list is a broken stub.
+_MAX_VCPUS = 4096
+
+
+class RspTarget:
+    """A guest behind a connected stream socket to QEMU's gdbstub. Connecting stops it.
+
+    :param sock: a connected socket, which the target owns from now on (also when this fails).
+    :param answer_sec: seconds within which the stub of a stopped guest must answer.
+    :raise TargetLost: when nobody is at the other end.
+    :raise ProtocolError: when whoever is there is no gdbstub of an x86_64 system emulator.
+    """
+
+    name = "rsp"
+
+    def __init__(self, sock: socket.socket, *, answer_sec: float = 30.0) -> None:
+        self._session = RspSession(SocketLink(sock, "QEMU's gdbstub"), answer_sec)
+        self._state = TargetState.STOPPED
+        self._lost_why = ""
+        # vCPU that Hg points to, where known; what g gave since the stop; requests whose replies are still to check.
+        self._selected: int | None = None
+        self._registers: dict[int, Registers] = {}
+        self._unchecked: list[tuple[Request, Callable[[bytes], None]]] = []
+        self._interrupted = False
+        try:
+            with self._lost_on_close():
+                self._handshake()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def state(self) -> TargetState:
+        """What the guest is doing."""
+        return self._state
+
+    @property
+    def vcpus(self) -> Sequence[int]:
+        """The vCPU numbers, ascending from 0."""
+        return self._vcpus
+
+    def registers(self, vcpu: int) -> Registers:
+        """All registers of a vCPU. One exchange, none when they are known since the stop."""
+        self._need_stopped("reading registers")
+        self._fetch_registers([self._known(vcpu)])
+        return dict(self._registers[vcpu])
+
+    def instruction_pointers(self) -> list[int]:
+        """The ``ip`` of every vCPU. One exchange, none when they are known since the stop."""
+        self._need_stopped("reading registers")
+        self._fetch_registers(self._vcpus)
+        return [self._registers[vcpu]["ip"] for vcpu in self._vcpus]
+
+    def write_registers(self, vcpu: int, values: Mapping[str, int]) -> None:
+        """Set registers. Sent with the next exchange."""
+        self._need_stopped("writing registers")
+        for name, value in values.items():
+            if name not in _WRITABLE or not 0 <= value <= MASK64:
+                raise UsageError(f"cannot set register {name!r} to {value:#x}; names: {', '.join(sorted(_WRITABLE))}")
+        self._select_later(self._known(vcpu))
+        for name, value in values.items():
+            packet = self._layout.write_packet(name, value & 0xFFFFFFFF if name == "flags" else value)
+            self._queue(packet, lambda reply, name=name: _check_ok(reply, f"writing register {name}"))  # type: ignore[misc]
+        self._registers.pop(vcpu, None)
+
+    def read_memory(self, addr: int, size_bytes: int, *, vcpu: int = 0) -> bytes:
+        """Read guest virtual memory. One pipelined exchange, whatever the size."""
+        (data,) = self.read_many([(addr, size_bytes)], vcpu=vcpu)
+        if isinstance(data, MemoryFault):
+            raise data
+        return data
+
+    def read_many(self, requests: Sequence[tuple[int, int]], *, vcpu: int = 0) -> list[bytes | MemoryFault]:
+        """Read several pieces in one pipelined exchange."""
+        self._need_stopped("reading memory")
+        self._select_later(self._known(vcpu))
+        return self._read_pieces(requests)
+
+    def write_memory(self, addr: int, data: bytes, *, vcpu: int = 0) -> None:
+        """Write guest virtual memory. One pipelined exchange, whatever the size."""
+        self._need_stopped("writing memory")
+        _check_range(addr, len(data))
+        self._select_later(self._known(vcpu))
+        writes = [
+            Request(b"M%x,%x:%b" % (addr + at, len(piece), piece.hex().encode()))
+            for at in range(0, len(data), self._chunk_bytes)
+            for piece in [data[at : at + self._chunk_bytes]]
+        ]
+        for reply in self._exchange(*writes):
+            if reply.startswith(b"E"):
+                raise MemoryFault(addr, len(data), "write")
+            _check_ok(reply, "writing memory")
+
+    def read_physical(self, addr: int, size_bytes: int) -> bytes:
+        """Read guest physical memory, device registers included. QEMU reads zeros where nothing answers."""
+        self._need_stopped("reading physical memory")
+        self._queue(b"Qqemu.PhyMemMode:1", lambda reply: _check_ok(reply, "switching to physical memory"))
+        (data,) = self._read_pieces([(addr, size_bytes)], tail=b"Qqemu.PhyMemMode:0")
+        if isinstance(data, MemoryFault):
+            raise data
+        return data
+
+    def insert_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
+        """Plant a breakpoint. Sent with the next exchange; a refusal comes there."""
+        self._need_stopped("planting a breakpoint")
+        _check_range(addr, 1)
+        self._queue(b"Z%d,%x,1" % (_BREAKPOINT_TYPE[kind], addr), lambda reply: _check_planted(reply, addr, kind))
+
+    def remove_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
+        """Remove a breakpoint. Sent with the next exchange."""
+        self._need_stopped("removing a breakpoint")
+        _check_range(addr, 1)
+        self._queue(
+            b"z%d,%x,1" % (_BREAKPOINT_TYPE[kind], addr),
+            lambda reply: _check_ok(reply, f"removing the breakpoint at {addr:#x}"),
+        )
+
+    def resume(self, *, hold: Collection[int] = ()) -> None:
+        """Let the guest run. Leaves in one write with all that is queued."""
+        self._need_stopped("resuming")
+        running = [vcpu for vcpu in self._vcpus if vcpu not in hold] or [self._vcpus[0]]
+        everyone = len(running) == len(self._vcpus)
+        self._go(b"vCont;c" if everyone else b"vCont" + b"".join(b";c:%x" % (vcpu + 1) for vcpu in running))
+
+    def step(self, vcpu: int, deadline: Deadline) -> None:
+        """Run one instruction of one vCPU. QEMU masks interrupts and timers meanwhile.
+
+        :raise WaitTimeout: when it did not finish (a halted vCPU); the guest is stopped.
+        """
+        self._need_stopped("stepping")
+        self._go(b"vCont;s:%x" % (self._known(vcpu) + 1))
+        try:
+            self.wait(deadline)
+        except WaitTimeout:
+            self._stop_now()
+            raise WaitTimeout(deadline.seconds, f"vCPU {vcpu} to finish one instruction; is it halted?") from None
+
+    def wait(self, deadline: Deadline, wake: Sequence[int] = ()) -> Stop | None:
+        """Wait until the guest stops.
+
+        :raise BreakpointRefused: when a breakpoint that left with the resume was refused; the guest is stopped.
+        """
+        self._need(TargetState.RUNNING, "waiting for a stop")
+        self._check_replies_of_running()
+        with self._lost_on_close():
+            report = self._session.next_report(deadline, wake)
+            if report is None:
+                return None
+            if not report:
+                raise WaitTimeout(deadline.seconds)
+            self._state = TargetState.STOPPED
+            stop = parse_report(report, vcpu=self._vcpus[0])
+        # The stub points Hg at the vCPU that it reports, except (up to 8.1) when interrupted. So don't count on it.
+        self._selected = stop.vcpu if stop.kind is StopKind.BREAKPOINT else None
+        self._known(stop.vcpu)
+        if self._interrupted and stop.kind is not StopKind.INTERRUPT:
+            self._drop_second_report()
+        self._interrupted = False
+        return stop
+
+    def interrupt(self) -> None:
+        """Ask the running guest to stop. Asking again before it stopped does nothing."""
+        self._need(TargetState.RUNNING, "interrupting")
+        if not self._interrupted:
+            self._interrupted = True
+            with self._lost_on_close():
+                self._session.interrupt()
+
+    def monitor(self, command: str) -> str:
+        """Run a command of QEMU's human monitor. One exchange. Must not resume the guest."""
+        self._need_stopped("a monitor command")
+        request = Request(b"qRcmd," + command.encode().hex().encode())
+        (reply,) = self._exchange(request)
+        self._registers.clear()
+        _check_ok(reply, f"the monitor command {command!r}")
+        try:
+            return bytes.fromhex(request.output.decode("ascii")).decode("utf-8", "replace")
+        except ValueError:
+            raise ProtocolError("the gdbstub sent strange monitor output", request.output) from None
+
+    def detach(self) -> None:
+        """Remove all breakpoints, let the guest run on, close the connection. A running guest is stopped for it."""
+        if self._state is TargetState.RUNNING:
+            self._stop_now()
+        self._need_stopped("detaching")
+        (reply,) = self._exchange(Request(b"D"))
+        _check_ok(reply, "detaching")
+        self._state = TargetState.DETACHED
+        self._session.close()
+
+    def close(self) -> None:
+        """Close the connection without a word to the guest. May be called twice."""
+        self._session.close()
+        if self._state is not TargetState.DETACHED:
+            self._lose("the connection was closed")
+
+    def __enter__(self) -> RspTarget:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # Connecting.
+
+    def _handshake(self) -> None:
+        # A guest that runs (a socketpair given to QEMU before it started) would lose the first byte of a packet: the
+        # stub takes it for an interrupt. A stopped one ignores this byte. The report that QEMU up to 8.0 sends for it
+        # is dropped by _start_clean.
+        self._session.interrupt()
+        (features,) = self._session.exchange([Request(b"qSupported:xmlRegisters=i386")])
+        self._chunk_bytes = _packet_size(features) // 2 - 32
+        self._layout = read_layout(self._read_annex)
+        self._vcpus = tuple(self._list_vcpus())
+        (reply,) = self._session.exchange([Request(b"?", stop_is_reply=True)])
+        parse_report(reply)
+        self._session.reports.clear()
+
+    def _read_annex(self, annex: str) -> bytes:
+        text = b""
+        while True:
+            packet = b"qXfer:features:read:%b:%x,%x" % (annex.encode(), len(text), self._chunk_bytes)
+            (reply,) = self._session.exchange([Request(packet)])
+            if reply[:1] not in (b"l", b"m") or len(text) > 1 << 20 or (reply == b"m"):
+                raise ProtocolError(f"the gdbstub does not give its target description {annex}", reply)
+            text += reply[1:]
+            if reply[:1] == b"l":
+                return text
+
+    def _list_vcpus(self) -> list[int]:
+        vcpus: list[int] = []
+        query = b"qfThreadInfo"
+        while len(vcpus) <= _MAX_VCPUS:
+            (reply,) = self._session.exchange([Request(query)])
+            if reply == b"l" and vcpus:
+                return sorted(vcpus)
+            if reply[:1] != b"m":
+                break
+            vcpus += map(parse_thread, reply[1:].split(b","))
+            query = b"qsThreadInfo"
+        raise ProtocolError("the gdbstub does not list its vCPUs", reply)
+
+    # State.
+
+    def _need(self, required: TargetState, what: str) -> None:
+        if self._state is TargetState.LOST:
+            raise TargetLost(self._lost_why)
+        if self._state is not required:
+            raise StateError(what, self._state.value, required.value)
+
+    def _need_stopped(self, what: str) -> None:
+        self._need(TargetState.STOPPED, what)
+
+    def _known(self, vcpu: int) -> int:
+        if vcpu not in self._vcpus:
+            raise UsageError(f"there is no vCPU {vcpu}; the guest has {len(self._vcpus)}")
+        return vcpu
+
+    def _lose(self, why: str) -> None:
+        if self._state is not TargetState.LOST:
+            self._state, self._lost_why = TargetState.LOST, why
+
+    @contextmanager
+    def _lost_on_close(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionClosed as error:
+            # The last thing a stub says may be why it left.
+            self._lose(self._last_words() or str(error))
+            raise TargetLost(self._lost_why) from error
+        except TargetLost as error:
+            self._lose(error.why)
+            raise
+        except (ProtocolError, TransportTimeout) as error:
+            # What it would say next cannot be trusted to belong to what we ask next.
+            self._lose(f"its gdbstub failed ({error})")
+            raise
+
+    def _last_words(self) -> str:
+        for report in self._session.reports:
+            try:
+                parse_report(report)
+            except TargetLost as last:
+                return last.why
+            except TargetError:
+                continue
+        return ""
+
+    # Exchanges.
+
+    def _queue(self, packet: bytes, check: Callable[[bytes], None]) -> None:
+        self._unchecked.append((self._session.queue(Request(packet)), check))
+
+    def _select_later(self, vcpu: int) -> None:
+        if self._selected != vcpu:
+            self._queue(b"Hg%x" % (vcpu + 1), lambda reply: _check_ok(reply, f"selecting vCPU {vcpu}"))
+            self._selected = vcpu
+
+    def _exchange(self, *requests: Request) -> list[bytes]:
+        with self._lost_on_close():
+            replies = self._session.exchange(requests)
+        if self._session.reports:
+            self._take_stray_reports()
+        self._check_replies()
+        return replies
+
+    def _check_replies(self) -> None:
+        if self._unchecked:
+            with self._lost_on_close():
+                self._session.collect()
+            unchecked, self._unchecked = self._unchecked, []
+            for request, check in unchecked:
+                check(request.reply or b"")
+
+    # What left with the resume has been answered before the guest ran, so this does not wait for the guest.
+    def _check_replies_of_running(self) -> None:
+        try:
+            self._check_replies()
+        except (TargetLost, ProtocolError, TransportTimeout):
+            raise
+        except TargetError:
+            self._stop_now()
+            raise
+
+    def _take_stray_reports(self) -> None:
+        reports = list(self._session.reports)
+        self._session.reports.clear()
+        with self._lost_on_close():
+            for report in reports:
+                parse_report(report)
+            raise ProtocolError("the gdbstub reports a stop of a stopped guest", reports[0])
+
+    # After a stop that crossed with our interrupt byte: whatever the stub says to that byte comes before this answer.
+    def _drop_second_report(self) -> None:
+        with self._lost_on_close():
+            self._session.exchange([Request(b"qC")])
+            reports = list(self._session.reports)
+            self._session.reports.clear()
+            for report in reports:
+                if parse_report(report).kind is not StopKind.INTERRUPT:
+                    raise ProtocolError("the gdbstub reports a second stop of a stopped guest", report)
+
+    def _stop_now(self) -> None:
+        self.interrupt()
+        self.wait(Deadline(_STOP_SEC))
+
+    def _go(self, packet: bytes) -> None:
+        self._registers.clear()
+        self._selected = None
+        self._state = TargetState.RUNNING
+        with self._lost_on_close():
+            self._session.resume(packet)
+
+    def _fetch_registers(self, vcpus: Sequence[int]) -> None:
+        reads: dict[int, Request] = {}
+        for vcpu in vcpus:
+            if vcpu not in self._registers:
+                self._select_later(vcpu)
+                reads[vcpu] = self._session.queue(Request(b"g"))
+        if not reads:
+            return
+        self._exchange()
+        with self._lost_on_close():
+            for vcpu, request in reads.items():
+                self._registers[vcpu] = self._layout.parse_g(request.reply or b"")
+
+    def _read_pieces(self, pieces: Sequence[tuple[int, int]], tail: bytes = b"") -> list[bytes | MemoryFault]:
+        reads: list[list[Request]] = []
+        for addr, size_bytes in pieces:
+            _check_range(addr, size_bytes)
+            reads.append(
+                [
+                    Request(b"m%x,%x" % (addr + at, min(self._chunk_bytes, size_bytes - at)))
+                    for at in range(0, size_bytes, self._chunk_bytes)
+                ]
+            )
+        last = [Request(tail)] if tail else []
+        replies = self._exchange(*(request for piece in reads for request in piece), *last)
+        if tail:
+            _check_ok(replies[-1], tail.decode())
+        return [_joined(addr, size_bytes, piece) for (addr, size_bytes), piece in zip(pieces, reads, strict=True)]
+
+
+def _joined(addr: int, size_bytes: int, piece: Sequence[Request]) -> bytes | MemoryFault:
+    data = bytearray()
+    for request in piece:
+        reply = request.reply or b""
+        if reply.startswith(b"E"):
+            return MemoryFault(addr, size_bytes)
+        try:
+            data += bytes.fromhex(reply.decode("ascii"))
+        except ValueError:
+            raise ProtocolError("the gdbstub answered a memory read with something else", reply) from None
+    if len(data) != size_bytes:
+        raise ProtocolError(f"the gdbstub sent {len(data)} bytes of memory, not {size_bytes}", bytes(data[:64]))
+    return bytes(data)
+
+
+def _packet_size(features: bytes) -> int:
+    for feature in features.split(b";"):
+        key, _, value = feature.partition(b"=")
+        if key == b"PacketSize":
+            try:
+                # A stub that can do less cannot send the registers, and none needs more to be fast.
+                return max(1024, min(int(value, 16), 1 << 17))
+            except ValueError:
+                break
+    raise ProtocolError("the peer does not answer as a gdbstub does", features)
+
+
+def _check_ok(reply: bytes, what: str) -> None:
+    if reply != b"OK":
+        raise ProtocolError(f"the gdbstub refused {what}" if reply else f"the gdbstub cannot do {what}", reply)
+
+
+def _check_planted(reply: bytes, addr: int, kind: BreakpointKind) -> None:
+    if reply != b"OK":
+        why = f"the gdbstub answered {reply!r}" if reply else f"the gdbstub has no {kind.value} breakpoints"
+        raise BreakpointRefused(addr, why)
+
+
+def _check_range(addr: int, size_bytes: int) -> None:
+    if not 0 <= addr <= MASK64 or size_bytes < 0:
+        raise UsageError(f"{addr:#x} with {size_bytes} bytes is no address range")
+    if addr + size_bytes > MASK64 + 1:
+        raise MemoryFault(addr, size_bytes)
