@@ -1,0 +1,2 @@
+// Placeholder until the subcommands are in.
+int main(void) { return 0; }
