@@ -1,0 +1,88 @@
+"""From a :class:`~emu.spec.MachineSpec` to QEMU's arguments. Pure: nothing is opened, nothing is started.
+
+No file is written for QEMU and nothing listens: the gdbstub, QMP and the two serial ports are sockets connected from
+birth, whose file descriptors QEMU inherits, and an initramfs given as bytes is a memory file that it inherits too.
+Accepted alike by QEMU 7.2 and 10.0.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from emu.spec import MachineSpec
+
+__all__ = ["QEMUFds", "dry_run", "kernel_cmdline", "qemu_argv"]
+
+
+@dataclass(frozen=True, slots=True)
+class QEMUFds:
+    """The file descriptors that QEMU inherits, by their numbers in QEMU."""
+
+    #: The console, ttyS0.
+    console: int
+    #: The agent's port, ttyS1.
+    agent: int
+    qmp: int
+    #: None when there is no gdbstub, or one at a path.
+    gdb: int | None = None
+    #: The memory file with the initramfs. None when it is a file of its own, or there is none.
+    initramfs: int | None = None
+
+
+def kernel_cmdline(spec: MachineSpec) -> str:
+    """The kernel's command line: ours, then the words of the spec, which win where both say something."""
+    words = [
+        "console=ttyS0",
+        # The kernel ends QEMU on a panic: an immediate reboot (Documentation/admin-guide/kernel-parameters.txt,
+        # "panic="), which -no-reboot turns into an exit. The panic's own lines are printed before, whatever loglevel.
+        "panic=-1",
+        "quiet",
+    ]
+    if not spec.kaslr:
+        words.append("nokaslr")
+    return " ".join([*words, *spec.cmdline])
+
+
+def qemu_argv(spec: MachineSpec, fds: QEMUFds) -> list[str]:
+    """QEMU's arguments, its program first."""
+    argv = [str(spec.qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    for directory in spec.data_dirs:
+        argv += ["-L", str(directory)]
+    argv += ["-machine", "pc", "-accel", spec.accel, "-m", f"{spec.memory_mib}M", "-smp", str(spec.smp)]
+    argv += ["-kernel", str(spec.kernel)]
+    if isinstance(spec.initramfs, Path):
+        argv += ["-initrd", str(spec.initramfs)]
+    elif spec.initramfs is not None:
+        argv += ["-initrd", f"/proc/self/fd/{fds.initramfs}"]
+    argv += ["-append", kernel_cmdline(spec)]
+    # The order of the -serial arguments is the order of the ports.
+    for name, fd in (("console", fds.console), ("agent", fds.agent)):
+        argv += ["-chardev", f"socket,id={name},fd={fd}", "-serial", f"chardev:{name}"]
+    argv += ["-chardev", f"socket,id=qmp,fd={fds.qmp}", "-mon", "chardev=qmp,mode=control"]
+    if spec.gdb_socket is not None:
+        argv += ["-gdb", f"unix:{spec.gdb_socket},server=on,wait=off"]
+    elif spec.gdbstub:
+        argv += ["-chardev", f"socket,id=gdb,fd={fds.gdb}", "-gdb", "chardev:gdb"]
+    if spec.start_stopped:
+        argv.append("-S")
+    return [*argv, *spec.extra_args]
+
+
+def dry_run(spec: MachineSpec) -> str:
+    """The command line for reading and for a shell, with a comment on what stands for inherited descriptors.
+
+    To paste it into a shell, replace each ``fd=N`` chardev by another backend, say ``stdio`` for the console and
+    ``null`` for the rest; a dry run cannot hand out sockets.
+    """
+    fds = QEMUFds(console=10, agent=11, qmp=12, gdb=13, initramfs=14)
+    names = {10: "console (ttyS0)", 11: "agent (ttyS1)", 12: "QMP"}
+    if spec.gdbstub and spec.gdb_socket is None:
+        names[13] = "gdbstub"
+    if isinstance(spec.initramfs, bytes):
+        names[14] = f"initramfs, {len(spec.initramfs)} bytes in memory"
+    legend = "".join(f"# fd {fd}: {name}\n" for fd, name in names.items())
+    return (
+        f"# Descriptors that QEMU inherits (the numbers here are examples):\n{legend}{shlex.join(qemu_argv(spec, fds))}"
+    )
