@@ -24,7 +24,9 @@
     │   ├── ProbeBusy              -EBUSY
     │   └── TooManySites           more functions than this dispatch can serve; has .count and .limit (-E2BIG)
     ├── GuestCallError             k.call() could not run a guest function, or it did not come back
-    └── GuestPanic                 the guest's kernel panicked; has .console_tail
+    ├── GuestPanic                 the guest's kernel panicked; has .console_tail
+    └── OutputError                events cannot be written out (disk full, ...); has .where
+        └── OutputClosed           their reader went away (``| head``): a clean end, not a failure
 
 ``str(error)`` says what happened, to what, and what to try.
 """
@@ -43,6 +45,8 @@ __all__ = [
     "ImageError",
     "InvalidProbe",
     "MemoryFault",
+    "OutputClosed",
+    "OutputError",
     "ProbeBusy",
     "ProbeError",
     "ProbeNotFound",
@@ -246,3 +250,18 @@ class GuestPanic(FprobeGdbError):
         tail = "".join(f"\n  | {line}" for line in console_tail)
         super().__init__(f"the guest's kernel panicked; its last console lines:{tail or ' (none)'}")
         self.console_tail = tuple(console_tail)
+
+
+class OutputError(FprobeGdbError):
+    """Events cannot be written out: the disk is full, the file is gone, ..."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"cannot write events to {where}: {why}")
+        self.where = where
+
+
+class OutputClosed(OutputError):
+    """The reader of the events went away, as ``| head`` does. A clean end of a trace, not a failure."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(where, "its reader has gone")

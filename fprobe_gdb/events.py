@@ -57,7 +57,7 @@ class Event:
 class EntryEvent(Event):
     """A probed function was entered."""
 
-    #: The six argument registers, by pt_regs' names.
+    #: The six argument registers, by pt_regs' names, in the order of the ABI.
     args: dict[str, int]
     #: Return address as symbol+offset, for people.
     caller: str
@@ -77,9 +77,15 @@ class ExitEvent(Event):
 
 @dataclass(frozen=True, slots=True)
 class MissedEvent(Event):
-    """A hit that fprobe's rules did not give to a handler; counted in ``nmissed``."""
+    """A hit that fprobe's rules did not give to a handler; counted in ``nmissed``.
+
+    It stands for a whole call, except with :attr:`MissReason.EXIT_RECURSION`: there the call was a hit already and only
+    its exit handler did not run.
+    """
 
     reason: MissReason
+    #: Probed calls of this task that are in flight around this one.
+    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,10 @@ class LostEvent(Event):
     """A hit that got lost on the way and is not in ``nmissed``."""
 
     reason: MissReason
+    #: How many calls this record stands for.
     count: int = 1
+    #: Probed calls of this task that are in flight around this one.
+    depth: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +111,22 @@ class ConsoleEvent:
 
 @dataclass(frozen=True, slots=True)
 class FunctionSummary:
-    """What one probed function did."""
+    """What one probed function did. Every call is in one of ``hits``, ``missed`` and ``lost``."""
 
     func: str
+    #: Calls that were given to the handlers.
     hits: int
+    #: Calls that fprobe's rules refused. The kernel's ``nmissed`` is this plus ``exits_missed``.
     missed: int
     lost: int
+    #: Hits whose return was seen. Others were cancelled, are in flight, never return, or are in ``exits_missed``.
     exits: int
     #: None where no call returned.
     min_ns: int | None
     mean_ns: int | None
     max_ns: int | None
+    #: Hits whose exit handler was refused (:attr:`MissReason.EXIT_RECURSION`). They are in ``hits``, not in ``missed``.
+    exits_missed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +137,8 @@ class SummaryEvent:
     hits: int
     missed: int
     lost: int
-    #: Host time that went into handling hits, for each hit; None without hits.
+    #: Host time that went into handling hits, for each of them; None without any. An entry and its return are handled
+    #: one by one and count as two here.
     host_ns_per_hit: int | None
     #: Why the trace ended: ``"command finished"``, ``"max-hits"``, ``"timeout"``, ``"interrupted"``, ``"guest died"``.
     ended: str
@@ -131,3 +146,6 @@ class SummaryEvent:
     command_status: int | None
     #: Which dispatch, target and breakpoint kind were used.
     dispatch: str
+    exits: int = 0
+    #: See :attr:`FunctionSummary.exits_missed`.
+    exits_missed: int = 0
