@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fprobe_gdb.errors import InvalidProbe, ProbeNotFound
 from fprobe_gdb.probe.glob import MatchType, has_meta, matcher, parse_filter
 from fprobe_gdb.probe.records import FtraceRecords
@@ -34,16 +36,18 @@ def match_filter(records: FtraceRecords, pattern: str, *, what: str = "filter", 
     return ips
 
 
-# "MATCH_INDEX": the Nth line of available_filter_functions, counted from 1, in any base that kstrtoul(..., 0) reads.
+# What kstrtoul(..., 0) reads: hexadecimal, octal or decimal digits and at most one newline behind them. Python's int()
+# also reads spaces, underscores, "0b1" and the digits of all scripts. 20 decimal digits are the longest unsigned long.
+_INDEX = re.compile(r"(?:0[xX]([0-9a-fA-F]+)|(0[0-7]*)|([1-9][0-9]{0,19}))\n?")
+
+
+# "MATCH_INDEX": the Nth line of available_filter_functions, counted from 1.
 def _match_index(records: FtraceRecords, text: str) -> set[int]:
-    try:
-        octal = len(text) > 1 and text[0] == "0" and text[1:].isdigit()
-        index = int(text, 8) if octal else int(text, 0)
-    except ValueError:
+    read = _INDEX.fullmatch(text)
+    if read is None:
         return set()
-    # Python reads "1_0" and "0b1"; kstrtoul does not.
-    if "_" in text or text[:2] in ("0b", "0o", "0B", "0O"):
-        return set()
+    hexadecimal, octal, decimal = read.groups()
+    index = int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
     return {records.records[index - 1].ip} if 1 <= index <= len(records.records) else set()
 
 
