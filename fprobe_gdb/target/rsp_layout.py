@@ -12,10 +12,10 @@ from xml.parsers import expat
 from fprobe_gdb.errors import ProtocolError
 from fprobe_gdb.registers import GENERAL_REGISTERS, REGISTERS, Registers
 
-__all__ = ["RegisterLayout", "RegisterSlot", "read_layout"]
+__all__ = ["GDB_NAMES", "RegisterLayout", "RegisterSlot", "read_layout"]
 
 #: What gdb's org.gnu.gdb.i386.core feature calls our registers, where that is not the same name.
-_GDB_NAMES = {name: f"r{name}" for name in GENERAL_REGISTERS if not name.startswith("r")} | {
+GDB_NAMES = {name: f"r{name}" for name in GENERAL_REGISTERS if not name.startswith("r")} | {
     "ip": "rip",
     "flags": "eflags",
 }
@@ -92,7 +92,7 @@ def read_layout(read_annex: Callable[[str], bytes]) -> RegisterLayout:
     for number, name, size_bytes in sorted(found):
         by_gdb_name.setdefault(name, RegisterSlot(number, offset, size_bytes))
         offset += size_bytes
-    ours = {name: by_gdb_name.get(_GDB_NAMES.get(name, name)) for name in REGISTERS}
+    ours = {name: by_gdb_name.get(GDB_NAMES.get(name, name)) for name in REGISTERS}
     return RegisterLayout({name: slot for name, slot in ours.items() if slot is not None})
 
 

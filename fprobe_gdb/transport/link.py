@@ -1,4 +1,4 @@
-"""Bytes to and from the outside world: the only file here that touches file descriptors and processes.
+"""Bytes to and from the outside world: with :mod:`.process` the only file here that touches file descriptors.
 
 Knows nothing of packets or records. Reading goes on while writing waits for room, so that a peer which must write
 before it can read on (QEMU's gdbstub answers each pipelined packet at once) cannot deadlock us.

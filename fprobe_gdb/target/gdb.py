@@ -1,0 +1,494 @@
+"""The guest seen through GDB, driven over GDB/MI with pygdbmi's parser.
+
+Fast because nothing waits for silence: commands carry tokens, leave together in one write, and gdb's caches and
+embellishments are off. Facts that shape it (gdb 13.1):
+
+* gdb steps over a breakpoint at the ``ip`` it resumes from: a second stop. Nobody resumes there (rule 3 of
+  :mod:`~fprobe_gdb.target.base`), so a hit is one stop.
+* A breakpoint is planted at once (``breakpoint always-inserted``), not anew at each resume.
+* All-stop, asynchronous: gdb reads commands (``-exec-interrupt``) while the guest runs.
+* gdb can let one thread run alone (``scheduler-locking``), not a chosen set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from emu.deadline import Deadline
+from fprobe_gdb.errors import (
+    BreakpointRefused,
+    ConnectionClosed,
+    MemoryFault,
+    ProtocolError,
+    StateError,
+    TargetError,
+    TargetLost,
+    TransportTimeout,
+    UsageError,
+    WaitTimeout,
+)
+from fprobe_gdb.registers import GENERAL_REGISTERS, MASK64, REGISTERS, Registers
+from fprobe_gdb.target.base import BreakpointKind, Stop, StopKind, TargetState
+from fprobe_gdb.target.rsp_layout import GDB_NAMES
+from fprobe_gdb.transport.mi import MiEvent, MiResult, c_string
+from fprobe_gdb.transport.mi_session import MiSession
+from fprobe_gdb.transport.process import ProcessLink
+
+__all__ = ["GdbTarget"]
+
+_WRITABLE = frozenset((*GENERAL_REGISTERS, "ip", "flags"))
+#: How long a running guest may take to stop when we need it stopped ourselves, in seconds.
+_STOP_SEC = 10.0
+#: Bytes that one read command asks for.
+_READ_BYTES = 1 << 16
+
+_ARGV = ("--nx", "--nh", "--quiet", "--interpreter=mi3")
+_SETTINGS = (
+    "confirm off",
+    "pagination off",
+    "width 0",
+    "auto-load off",
+    "history save off",
+    "debuginfod enabled off",
+    "print thread-events off",
+    "print frame-arguments none",
+    "disassemble-next-line off",
+    "osabi none",
+    "architecture i386:x86-64",
+    "non-stop off",
+    "mi-async on",
+    "breakpoint always-inserted on",
+    "breakpoint auto-hw off",
+    # What the guest or a handler changes must be seen at once.
+    "stack-cache off",
+    "code-cache off",
+    "backtrace limit 1",
+)
+# What gdb says when the other end of its connection is gone.
+_GONE = ("Remote connection closed", "Remote communication error", "not connected", "Connection reset", "Broken pipe")
+
+
+class GdbTarget:
+    """A guest behind a gdb of our own, connected to QEMU's gdbstub at a unix socket. Connecting stops it.
+
+    Remove the socket's name once this is done; the connection stays.
+
+    :param socket_path: where QEMU listens (``-gdb unix:PATH,server=on,wait=off``).
+    :param gdb: the gdb program.
+    :param answer_sec: seconds within which gdb must answer, the guest being stopped.
+    :raise TransportError: when gdb cannot be started; names the Debian package.
+    :raise TargetLost: when nobody is at the other end.
+    """
+
+    name = "gdb"
+
+    def __init__(self, socket_path: Path | str, *, gdb: str = "gdb", answer_sec: float = 30.0) -> None:
+        self._session = MiSession(ProcessLink((gdb, *_ARGV), "gdb"), answer_sec)
+        self._state = TargetState.STOPPED
+        self._lost_why = ""
+        self._registers: dict[int, Registers] = {}
+        self._unchecked: list[tuple[MiResult, Callable[[MiResult], None]]] = []
+        self._breakpoints: dict[tuple[int, BreakpointKind], str] = {}
+        self._locked = False
+        self._interrupted = False
+        try:
+            with self._lost_on_close():
+                self._connect(str(socket_path), answer_sec)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def state(self) -> TargetState:
+        """What the guest is doing."""
+        return self._state
+
+    @property
+    def vcpus(self) -> Sequence[int]:
+        """The vCPU numbers, ascending from 0."""
+        return self._vcpus
+
+    @property
+    def pid(self) -> int:
+        """gdb's process id."""
+        return self._session.link.pid
+
+    def registers(self, vcpu: int) -> Registers:
+        """All registers of a vCPU. One exchange, none when they are known since the stop."""
+        self._need_stopped("reading registers")
+        self._fetch_registers([self._known(vcpu)])
+        return dict(self._registers[vcpu])
+
+    def instruction_pointers(self) -> list[int]:
+        """The ``ip`` of every vCPU. One exchange, none when they are known since the stop."""
+        self._need_stopped("reading registers")
+        self._fetch_registers(self._vcpus)
+        return [self._registers[vcpu]["ip"] for vcpu in self._vcpus]
+
+    def write_registers(self, vcpu: int, values: Mapping[str, int]) -> None:
+        """Set registers. Sent with the next exchange."""
+        self._need_stopped("writing registers")
+        for name, value in values.items():
+            if name not in _WRITABLE or not 0 <= value <= MASK64:
+                raise UsageError(f"cannot set register {name!r} to {value:#x}; names: {', '.join(sorted(_WRITABLE))}")
+        thread = self._threads[self._known(vcpu)]
+        for name, value in values.items():
+            value = value & 0xFFFFFFFF if name == "flags" else value
+            self._queue(
+                f'-data-evaluate-expression --thread {thread} "${GDB_NAMES.get(name, name)}={value:#x}"', _check
+            )
+        self._registers.pop(vcpu, None)
+
+    def read_memory(self, addr: int, size_bytes: int, *, vcpu: int = 0) -> bytes:
+        """Read guest virtual memory. One pipelined exchange, whatever the size."""
+        (data,) = self.read_many([(addr, size_bytes)], vcpu=vcpu)
+        if isinstance(data, MemoryFault):
+            raise data
+        return data
+
+    def read_many(self, requests: Sequence[tuple[int, int]], *, vcpu: int = 0) -> list[bytes | MemoryFault]:
+        """Read several pieces in one pipelined exchange."""
+        self._need_stopped("reading memory")
+        thread = self._threads[self._known(vcpu)]
+        reads: list[list[MiResult]] = []
+        for addr, size_bytes in requests:
+            _check_range(addr, size_bytes)
+            reads.append(
+                [
+                    self._session.queue(
+                        f"-data-read-memory-bytes --thread {thread} {addr + at:#x} {min(_READ_BYTES, size_bytes - at)}"
+                    )
+                    for at in range(0, size_bytes, _READ_BYTES)
+                ]
+            )
+        self._exchange()
+        return [_joined(*request, piece) for request, piece in zip(requests, reads, strict=True)]
+
+    def write_memory(self, addr: int, data: bytes, *, vcpu: int = 0) -> None:
+        """Write guest virtual memory."""
+        self._need_stopped("writing memory")
+        _check_range(addr, len(data))
+        thread = self._threads[self._known(vcpu)]
+        results = [
+            self._session.queue(
+                f"-data-write-memory-bytes --thread {thread} {addr + at:#x} {data[at : at + 2048].hex()}"
+            )
+            for at in range(0, len(data), 2048)
+        ]
+        self._exchange()
+        if any(result.error is not None for result in results):
+            raise MemoryFault(addr, len(data), "write")
+
+    def read_physical(self, addr: int, size_bytes: int) -> bytes:
+        """Read guest physical memory, device registers included. QEMU reads zeros where nothing answers."""
+        self._need_stopped("reading physical memory")
+        self._queue('-interpreter-exec console "maintenance packet Qqemu.PhyMemMode:1"', _check_packet_ok)
+        try:
+            requests = [self._read_command(addr, size_bytes)]
+        finally:
+            self._queue('-interpreter-exec console "maintenance packet Qqemu.PhyMemMode:0"', _check_packet_ok)
+        self._exchange()
+        data = _joined(addr, size_bytes, requests)
+        if isinstance(data, MemoryFault):
+            raise data
+        return data
+
+    def insert_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
+        """Plant a breakpoint. Sent with the next exchange; a refusal comes there."""
+        self._need_stopped("planting a breakpoint")
+        _check_range(addr, 1)
+
+        def planted(result: MiResult) -> None:
+            if result.error is not None or "Cannot insert" in result.log:
+                raise BreakpointRefused(addr, result.error or " ".join(result.log.split()))
+            self._breakpoints[addr, kind] = str(result.payload["bkpt"]["number"])
+
+        option = "-h " if kind is BreakpointKind.HARDWARE else ""
+        self._queue(f"-break-insert {option}*{addr:#x}", planted)
+
+    def remove_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
+        """Remove a breakpoint. Sent with the next exchange."""
+        self._need_stopped("removing a breakpoint")
+        if (addr, kind) not in self._breakpoints:
+            self._exchange()  # its number comes with the answer to a -break-insert that may still be queued
+        number = self._breakpoints.pop((addr, kind), None)
+        if number is None:
+            raise UsageError(f"there is no {kind.value} breakpoint at {addr:#x}")
+        self._queue(f"-break-delete {number}", _check)
+
+    def resume(self, *, hold: Collection[int] = ()) -> None:
+        """Let the guest run. gdb can hold all vCPUs but one: with ``hold``, only the lowest that is not in it runs."""
+        self._need_stopped("resuming")
+        running = [vcpu for vcpu in self._vcpus if vcpu not in hold] or [self._vcpus[0]]
+        self._lock(len(running) < len(self._vcpus))
+        self._go(f"-exec-continue --thread {self._threads[running[0]]}" if self._locked else "-exec-continue")
+
+    def step(self, vcpu: int, deadline: Deadline) -> None:
+        """Run one instruction of one vCPU. QEMU masks interrupts and timers meanwhile.
+
+        :raise WaitTimeout: when it did not finish (a halted vCPU); the guest is stopped.
+        """
+        self._need_stopped("stepping")
+        self._known(vcpu)
+        self._lock(len(self._vcpus) > 1)
+        self._go(f"-exec-step-instruction --thread {self._threads[vcpu]}")
+        try:
+            self.wait(deadline)
+        except WaitTimeout:
+            self._stop_now()
+            raise WaitTimeout(deadline.seconds, f"vCPU {vcpu} to finish one instruction; is it halted?") from None
+
+    def wait(self, deadline: Deadline, wake: Sequence[int] = ()) -> Stop | None:
+        """Wait until the guest stops."""
+        self._need(TargetState.RUNNING, "waiting for a stop")
+        with self._lost_on_close():
+            event = self._session.next_event(deadline, wake)
+            if event is None:
+                return None
+            if not isinstance(event, MiEvent):
+                self._check_resumed()
+                raise WaitTimeout(deadline.seconds)
+            self._state = TargetState.STOPPED
+            self._interrupted = False
+            stop = self._read_stop(event)
+        self._exchange()
+        return stop
+
+    def interrupt(self) -> None:
+        """Ask the running guest to stop. Asking again before it stopped does nothing."""
+        self._need(TargetState.RUNNING, "interrupting")
+        if not self._interrupted:
+            self._interrupted = True
+            # When the stop came first, gdb has nobody to interrupt and may say so.
+            self._queue("-exec-interrupt --all", lambda _result: None)
+            with self._lost_on_close():
+                self._session.flush()
+
+    def monitor(self, command: str) -> str:
+        """Run a command of QEMU's human monitor. One exchange. Must not resume the guest."""
+        self._need_stopped("a monitor command")
+        result = self._session.queue(f"-interpreter-exec console {c_string('monitor ' + command)}")
+        self._exchange()
+        self._registers.clear()
+        _check(result)
+        return result.output
+
+    def detach(self) -> None:
+        """Remove all breakpoints, let the guest run on, end gdb. A running guest is stopped for it."""
+        if self._state is TargetState.RUNNING:
+            self._stop_now()
+        self._need_stopped("detaching")
+        result = self._session.queue("-target-detach")
+        self._exchange()
+        _check(result)
+        self._state = TargetState.DETACHED
+        self._session.close()
+
+    def close(self) -> None:
+        """Kill gdb, without a word to the guest. May be called twice."""
+        self._session.close()
+        if self._state is not TargetState.DETACHED:
+            self._lose("the connection was closed")
+
+    def __enter__(self) -> GdbTarget:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # Connecting.
+
+    def _connect(self, socket_path: str, answer_sec: float) -> None:
+        for setting in _SETTINGS:
+            # A gdb without debuginfod does not know its setting, and need not.
+            self._queue(f"-gdb-set {setting}", lambda _result: None)
+        self._queue(f"-gdb-set remotetimeout {max(1, int(answer_sec / 2))}", _check)
+        c_string(socket_path)  # refuses control characters; gdb takes the rest of the line literally
+        connected = self._session.queue(f"-target-select remote {socket_path}")
+        names = self._session.queue("-data-list-register-names")
+        threads = self._session.queue("-thread-info")
+        self._session.collect()
+        if connected.error is not None:
+            raise TargetLost(f"gdb cannot connect to {socket_path}: {connected.error}")
+        self._session.take_events()
+        listed = [str(name) for name in names.payload.get("register-names", ())]
+        try:
+            self._numbers = {name: listed.index(GDB_NAMES.get(name, name)) for name in REGISTERS}
+        except ValueError as error:
+            raise ProtocolError(f"the gdbstub does not describe all registers ({error})") from None
+        self._number_list = " ".join(str(self._numbers[name]) for name in REGISTERS)
+        self._threads = _threads_by_vcpu(threads)
+        self._vcpus = tuple(sorted(self._threads))
+        self._vcpu_of_thread = {thread: vcpu for vcpu, thread in self._threads.items()}
+        self._check_replies()
+
+    # State.
+
+    def _need(self, required: TargetState, what: str) -> None:
+        if self._state is TargetState.LOST:
+            raise TargetLost(self._lost_why)
+        if self._state is not required:
+            raise StateError(what, self._state.value, required.value)
+
+    def _need_stopped(self, what: str) -> None:
+        self._need(TargetState.STOPPED, what)
+
+    def _known(self, vcpu: int) -> int:
+        if vcpu not in self._vcpus:
+            raise UsageError(f"there is no vCPU {vcpu}; the guest has {len(self._vcpus)}")
+        return vcpu
+
+    def _lose(self, why: str) -> None:
+        if self._state is not TargetState.LOST:
+            self._state, self._lost_why = TargetState.LOST, why
+
+    @contextmanager
+    def _lost_on_close(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionClosed as error:
+            self._lose(self._session.link.receive_error(error))
+            raise TargetLost(self._lost_why) from error
+        except TargetLost as error:
+            self._lose(error.why)
+            raise
+        except (ProtocolError, TransportTimeout) as error:
+            self._lose(f"its gdb failed ({error})")
+            raise
+
+    def _read_stop(self, event: MiEvent) -> Stop:
+        reason = event.payload.get("reason")
+        signal = event.payload.get("signal-name")
+        if event.name == "error":
+            message = str(event.payload.get("msg"))
+            _check_there(message)
+            raise ProtocolError("gdb failed while the guest ran", message)
+        if event.name != "stopped" or str(reason).startswith("exited"):
+            raise TargetLost("QEMU closed the connection to gdb, or exited")
+        thread = str(event.payload.get("thread-id", self._threads[self._vcpus[0]]))
+        vcpu = self._vcpu_of_thread.get(thread)
+        if vcpu is None:
+            raise ProtocolError("gdb names a thread that is no vCPU", thread)
+        if reason in ("breakpoint-hit", "end-stepping-range") or signal == "SIGTRAP":
+            return Stop(StopKind.BREAKPOINT, vcpu)
+        if reason is None or signal in ("SIGINT", "0"):
+            return Stop(StopKind.INTERRUPT, vcpu)
+        if signal == "SIGQUIT":
+            raise TargetLost("it shut down (QEMU keeps its memory, but it cannot run on)")
+        raise TargetError(
+            f"the guest stopped for a reason that no breakpoint gives ({reason} {signal}): a panic, an I/O error or a "
+            "watchdog; see QEMU's own messages"
+        )
+
+    # Exchanges.
+
+    def _queue(self, command: str, check: Callable[[MiResult], None]) -> None:
+        self._unchecked.append((self._session.queue(command), check))
+
+    def _exchange(self) -> None:
+        with self._lost_on_close():
+            for result in self._session.collect():
+                _check_there(result.error or "")
+            for event in self._session.take_events():
+                self._read_stop(event)
+                raise ProtocolError("gdb reports a stop of a stopped guest", str(event.payload))
+        self._check_replies()
+
+    def _check_replies(self) -> None:
+        unchecked, self._unchecked = self._unchecked, []
+        for result, check in unchecked:
+            check(result)
+
+    # A resume that gdb refused left the guest stopped, and nobody would ever report a stop.
+    def _check_resumed(self) -> None:
+        if any(result.error is not None for result, _check in self._unchecked):
+            self._state = TargetState.STOPPED
+            self._check_replies()
+
+    def _lock(self, locked: bool) -> None:
+        if locked != self._locked:
+            self._locked = locked
+            self._queue(f"-gdb-set scheduler-locking {'on' if locked else 'off'}", _check)
+
+    def _stop_now(self) -> None:
+        self.interrupt()
+        self.wait(Deadline(_STOP_SEC))
+
+    def _go(self, command: str) -> None:
+        self._registers.clear()
+        self._queue(command, _check)
+        self._state = TargetState.RUNNING
+        with self._lost_on_close():
+            self._session.flush()
+
+    def _read_command(self, addr: int, size_bytes: int) -> MiResult:
+        return self._session.queue(f"-data-read-memory-bytes {addr:#x} {size_bytes}")
+
+    def _fetch_registers(self, vcpus: Sequence[int]) -> None:
+        reads = {
+            vcpu: self._session.queue(
+                f"-data-list-register-values --thread {self._threads[vcpu]} x {self._number_list}"
+            )
+            for vcpu in vcpus
+            if vcpu not in self._registers
+        }
+        if not reads:
+            return
+        self._exchange()
+        for vcpu, result in reads.items():
+            _check(result)
+            values = {int(item["number"]): item["value"] for item in result.payload["register-values"]}
+            try:
+                self._registers[vcpu] = {name: int(values[number], 16) for name, number in self._numbers.items()}
+            except (KeyError, ValueError):
+                raise ProtocolError("gdb gave strange register values", str(values)) from None
+
+
+def _threads_by_vcpu(result: MiResult) -> dict[int, str]:
+    threads: dict[int, str] = {}
+    for item in result.payload.get("threads", ()):
+        match = re.match(r"Thread (?:\d+\.)?(\d+)", item["target-id"])
+        if match:
+            threads[int(match[1]) - 1] = str(item["id"])
+    if sorted(threads) != list(range(len(threads))) or not threads:
+        raise ProtocolError("gdb does not list the vCPUs", str(result.payload))
+    return threads
+
+
+def _check_there(message: str) -> None:
+    if any(words in message for words in _GONE):
+        raise TargetLost(f"gdb says: {message}")
+
+
+def _check(result: MiResult) -> None:
+    if result.error is not None:
+        raise ProtocolError(f"gdb refused {result.command}", result.error)
+
+
+def _check_packet_ok(result: MiResult) -> None:
+    if 'received: "OK"' not in result.output:
+        raise ProtocolError(f"the gdbstub refused {result.command}", result.error or result.output)
+
+
+def _joined(addr: int, size_bytes: int, results: Sequence[MiResult]) -> bytes | MemoryFault:
+    data = bytearray()
+    for result in results:
+        if result.error is not None:
+            return MemoryFault(addr, size_bytes)
+        blocks = result.payload["memory"]
+        # gdb leaves out what it cannot read, at the beginning, in the middle or at the end.
+        for block in blocks:
+            if int(block["begin"], 16) != addr + len(data):
+                return MemoryFault(addr, size_bytes)
+            data += bytes.fromhex(block["contents"])
+    return bytes(data) if len(data) == size_bytes else MemoryFault(addr, size_bytes)
+
+
+def _check_range(addr: int, size_bytes: int) -> None:
+    if not 0 <= addr <= MASK64 or size_bytes < 0:
+        raise UsageError(f"{addr:#x} with {size_bytes} bytes is no address range")
+    if addr + size_bytes > MASK64 + 1:
+        raise MemoryFault(addr, size_bytes)

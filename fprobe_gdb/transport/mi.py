@@ -1,0 +1,140 @@
+"""GDB/MI without I/O: commands get tokens, gdb's lines become results and asynchronous records.
+
+pygdbmi's parser reads the records; what it leaves out is here: every command carries a token of ours, and a result is
+matched by it, so nobody ever waits "until gdb seems quiet". Grammar: GDB manual, node "GDB/MI Output Syntax".
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from pygdbmi import gdbmiparser
+
+from fprobe_gdb.errors import ProtocolError
+
+__all__ = ["MiConversation", "MiEvent", "MiResult", "c_string"]
+
+#: Longest line that we accept; the longest we ask for is a memory read of 128 KiB of hexadecimal.
+_MAX_LINE_BYTES = 1 << 22
+
+_RESULT = re.compile(rb"(\d*)\^(\w+)")
+# Asynchronous records that somebody needs. The others (breakpoint-modified, one a hit) are not even parsed.
+_EVENTS = (b"*stopped", b"=thread-group-exited")
+
+
+@dataclass(slots=True)
+class MiResult:
+    """The answer to one command."""
+
+    command: str
+    #: None until gdb answered; then ``"done"``, ``"running"``, ``"connected"``, ``"error"`` or ``"exit"``.
+    status: str | None = None
+    payload: dict[str, Any] = field(default_factory=dict)
+    #: What gdb and the target printed since the answer before.
+    output: str = ""
+    #: What gdb complained about since the answer before.
+    log: str = ""
+
+    @property
+    def error(self) -> str | None:
+        """gdb's message where the command failed."""
+        return str(self.payload.get("msg", "no reason given")) if self.status == "error" else None
+
+
+@dataclass(frozen=True, slots=True)
+class MiEvent:
+    """An asynchronous record: ``stopped``, ``thread-group-exited``, or ``error``.
+
+    An ``error`` is what gdb throws while nobody waits for an answer. It comes as a result record, with the token of the
+    last command (which has its answer already) or none (gdb 13.1).
+    """
+
+    name: str
+    payload: dict[str, Any]
+
+
+def c_string(text: str) -> str:
+    """Text as an MI string argument.
+
+    :raise ProtocolError: when it holds control characters, which MI has no way to carry.
+    """
+    if any(ord(char) < 32 or ord(char) == 127 for char in text):
+        raise ProtocolError("gdb commands are one line of text without control characters", text)
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+class MiConversation:
+    """Both directions of one gdb's MI stream."""
+
+    def __init__(self) -> None:
+        self._line = bytearray()
+        self._next_token = 1
+        self._waiting: dict[int, MiResult] = {}
+        self._output: list[str] = []
+        self._log: list[str] = []
+        #: Asynchronous records that came, oldest first.
+        self.events: deque[MiEvent] = deque()
+
+    def command(self, text: str) -> tuple[MiResult, bytes]:
+        """Give a command a token: where its answer will be, and the bytes to send."""
+        result = MiResult(text)
+        token = self._next_token
+        self._next_token += 1
+        self._waiting[token] = result
+        return result, f"{token}{text}\n".encode()
+
+    @property
+    def log(self) -> str:
+        """What gdb complained about since its last answer."""
+        return "".join(self._log)
+
+    def feed(self, data: bytes) -> None:
+        """Take what gdb printed, in pieces of any size.
+
+        :raise ProtocolError: when it is not MI.
+        """
+        *lines, rest = (bytes(self._line) + data).split(b"\n")
+        self._line[:] = rest
+        if len(self._line) > _MAX_LINE_BYTES:
+            raise ProtocolError(f"gdb printed a line of more than {_MAX_LINE_BYTES} bytes", rest[:64])
+        for line in lines:
+            self._take(line.rstrip(b"\r"))
+
+    def _take(self, line: bytes) -> None:
+        if not line or line.startswith(b"(gdb)"):
+            return
+        match line[:1]:
+            case b"~" | b"@":
+                self._output.append(_parse(line)["payload"] or "")
+            case b"&":
+                self._log.append(_parse(line)["payload"] or "")
+            case b"*" | b"=":
+                if line.startswith(_EVENTS):
+                    record = _parse(line)
+                    self.events.append(MiEvent(record["message"], record["payload"] or {}))
+            case _:
+                self._take_result(line)
+
+    def _take_result(self, line: bytes) -> None:
+        match = _RESULT.match(line)
+        result = self._waiting.pop(int(match[1]), None) if match and match[1] else None
+        if match is not None and result is None and match[2] == b"error":
+            self.events.append(MiEvent("error", _parse(line)["payload"] or {}))
+            return
+        if match is None or result is None:
+            raise ProtocolError("gdb printed something that is no MI record of ours", line)
+        result.status = match[2].decode()
+        result.payload = _parse(line)["payload"] or {}
+        result.output, result.log = "".join(self._output), "".join(self._log)
+        self._output.clear()
+        self._log.clear()
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        return dict(gdbmiparser.parse_response(line.decode("utf-8", "replace")))
+    except Exception as error:  # pygdbmi asserts and raises ValueError, IndexError ... on damaged records
+        raise ProtocolError("gdb printed a damaged MI record", line) from error
