@@ -47,6 +47,7 @@ class RunEnd(Enum):
 @dataclass(slots=True)
 class _Handling:
     state: CpuState
+    hit: Hit
     landing: int
 
 
@@ -233,7 +234,7 @@ class BreakpointDispatch:
     # Let the core call the handlers of a hit. What they raise is kept for run(), the first one wins; the guest goes on
     # without probes. Returns where the task is afterwards: a guest call may have moved it to another vCPU.
     def _give(self, feed: Callable[[Hit], None], hit: Hit, state: CpuState, landing: int) -> CpuState:
-        self._handling.append(_Handling(state, landing))
+        self._handling.append(_Handling(state, hit, landing))
         try:
             feed(hit)
         except BaseException as error:
@@ -258,6 +259,10 @@ class BreakpointDispatch:
         if not self._handling:
             raise StateError("this", "not in a handler", "stopped in a handler")
         return self._handling[-1].state
+
+    def now_ns(self) -> int:
+        """Guest time of the hit that is being handled, or of the stopped guest outside handlers."""
+        return self._handling[-1].hit.time_ns if self._handling else self.clock.now_ns()
 
     @property
     def in_handler(self) -> bool:
