@@ -17,6 +17,7 @@
     ├── ImageError                 not a kernel image, or a damaged one; has .path
     ├── SymbolError
     │   ├── SymbolNotFound         has .name and .near
+    │   │   └── SymbolNotCode      the name exists, but is no code that can be probed; has .why
     │   └── SymbolAmbiguous        one name, several addresses; has .name and .addrs
     ├── ProbeError                 what the kernel answers with an errno; has .errno_name and .errno
     │   ├── InvalidProbe           -EINVAL
@@ -54,6 +55,7 @@ __all__ = [
     "StateError",
     "SymbolAmbiguous",
     "SymbolError",
+    "SymbolNotCode",
     "SymbolNotFound",
     "TargetError",
     "TargetLost",
@@ -178,6 +180,15 @@ class SymbolNotFound(SymbolError):
         super().__init__(f"no kernel symbol {name!r}{hint}")
         self.name = name
         self.near = tuple(near)
+
+
+class SymbolNotCode(SymbolNotFound):
+    """The symbol exists, but there is no code at its address that can be probed."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(name)
+        self.args = (f"kernel symbol {name!r} cannot be probed: {why}",)
+        self.why = why
 
 
 class SymbolAmbiguous(SymbolError):
