@@ -2,7 +2,7 @@
 
 The machine's sources, lists and dpkg database are neither changed nor needed; its ``apt.conf.d`` and ``auth.conf.d``
 still count, since that is where proxies and credentials are. Works as root and as an ordinary user.
-Rule 1: nothing is installed; a package is unpacked with ``dpkg-deb -x``, its scripts never run.
+Rule 1: nothing is installed; a package is only unpacked, its scripts never run.
 Rule 2: the caller holds the lock of the root's folder.
 """
 
@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from emu.deadline import Deadline
 from images.errors import AptFailed, FetchTimeout, MissingProgram, PackageNotFound
@@ -126,8 +127,22 @@ class AptRoot:
         wanted = [f"{one.package}={one.version}" for one in packages]
         self._run(self._apt("apt-get", "download", *wanted), deadline, on_fraction, cwd=debs)
         for deb in sorted(debs.iterdir()):
-            self._run(_found("dpkg-deb", "dpkg", "-x", str(deb), str(into)), deadline)
+            self._unpack_one(deb, into, deadline)
         shutil.rmtree(debs)
+
+    # Not dpkg-deb -x: that forks a tar of its own, which outlives us when we are killed. Through this pipe everything
+    # ends when we end.
+    def _unpack_one(self, deb: Path, into: Path, deadline: Deadline) -> None:
+        argv = _found("dpkg-deb", "dpkg", "--fsys-tarfile", str(deb))
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as source:
+            assert source.stdout is not None
+            try:
+                self._run(_found("tar", "tar", "-x", "--no-same-owner", "-C", str(into)), deadline, stdin=source.stdout)
+            except BaseException:
+                source.kill()
+                raise
+        if source.returncode != 0:
+            raise AptFailed(argv[3:], source.returncode, [])
 
     def _apt(self, program: str, *words: str) -> list[str]:
         status = ["-o", "APT::Status-Fd=1"] if program == "apt-get" else []
@@ -153,11 +168,12 @@ class AptRoot:
         deadline: Deadline,
         on_fraction: Callable[[float], None] | None = None,
         cwd: Path | None = None,
+        stdin: IO[bytes] | int = subprocess.DEVNULL,
     ) -> list[str]:
         lines: list[str] = []
         process = subprocess.Popen(
             argv,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=cwd or self.folder,

@@ -121,7 +121,7 @@ def kernel(
     release = package.package.removeprefix("linux-image-")
     boot = found.tree / "boot"
     system_map = boot / f"System.map-{release}"
-    files = KernelFiles(
+    return KernelFiles(
         name=entry.name,
         package=package.package,
         version=package.version,
@@ -132,7 +132,6 @@ def kernel(
         # Debian's is a line of text that names the debug package; a real one has megabytes.
         system_map=system_map if system_map.is_file() and system_map.stat().st_size > 4096 else None,
     )
-    return files
 
 
 def emulator(
@@ -152,14 +151,24 @@ def emulator(
     found = _fetch(f"emulator-{entry.name}", entry.suites, resolve, progress or silent, refresh, deadline)
     package = found.packages[0]
     binary = _there(found.tree / entry.binary, package.package)
-    run = subprocess.run([binary, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
-    if run.returncode != 0:
-        why = (run.stderr.strip() or "no message").splitlines()[-1]
-        raise BadPackage(package.package, f"does not run here ({why}); installing qemu-system-x86 brings its libraries")
+    _must_run(binary, package.package)
     # seabios is a package of its own that the machine's QEMU brings.
     firmware = [path for path in (Path("/usr/share/seabios"),) if path.is_dir()]
     data = [_there(found.tree / part, package.package) for part in entry.data]
     return EmulatorFiles(entry.name, binary, (*firmware, *data), package.version)
+
+
+# Its shared libraries come from this machine: an installed QEMU of any version has brought most of them.
+def _must_run(binary: Path, package: str) -> None:
+    try:
+        run = subprocess.run(
+            [binary, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+        )
+        why = "" if run.returncode == 0 else (run.stderr.strip() or "no message").splitlines()[-1]
+    except (OSError, subprocess.TimeoutExpired) as error:
+        why = str(error)
+    if why:
+        raise BadPackage(package, f"does not run here ({why}); installing qemu-system-x86 brings its libraries")
 
 
 # The packages of a catalog name, unpacked: from the cache, or fetched now.
