@@ -19,14 +19,14 @@ from elftools.construct import ConstructError
 from elftools.elf.elffile import ELFFile
 
 from fprobe_gdb.errors import ImageError
-from fprobe_gdb.kernel.payload import unpack
+from fprobe_gdb.kernel.payload import MAX_VMLINUX_BYTES, unpack
 
 __all__ = ["KernelImage", "Section", "Segment"]
 
 _SHF_WRITE = 1
 _SHF_ALLOC = 2
 _SHF_EXECINSTR = 4
-_MAX_HEADERS = 4096
+_MAX_NAME_BYTES = 256
 _EM_X86_64 = "EM_X86_64"
 # What pyelftools lets out when the headers are nonsense.
 _ELF_DAMAGE = (
@@ -169,28 +169,45 @@ class KernelImage:
         raise ImageError(self.path, "has no .text section and no executable segment")
 
 
-# Section and segment headers, checked so that later slices cannot fall outside the file.
+# Section and segment headers, checked so that later slices cannot fall outside the file. They are read one by one as
+# plain records: pyelftools' section objects follow links and tables, which in a damaged file lead anywhere.
 def _headers(elf: bytes, path: str) -> tuple[tuple[Section, ...], tuple[Segment, ...]]:
     try:
         file = ELFFile(io.BytesIO(elf))
-        machine = file["e_machine"]
-        if file.num_sections() > _MAX_HEADERS or file.num_segments() > _MAX_HEADERS:
-            raise ImageError(path, "its ELF header announces thousands of sections; it is damaged")
-        sections = tuple(_section(raw.name, raw.header) for raw in file.iter_sections())
-        segments = tuple(_segment(raw.header) for raw in file.iter_segments() if raw.header["p_type"] == "PT_LOAD")
+        header, structs = file.header, file.structs
+        raw_sections = _records(elf, structs.Elf_Shdr, header["e_shoff"], header["e_shnum"])
+        raw_segments = _records(elf, structs.Elf_Phdr, header["e_phoff"], header["e_phnum"])
+        names_at = raw_sections[header["e_shstrndx"]]["sh_offset"] if raw_sections else 0
+        sections = tuple(_section(_string(elf, names_at + raw["sh_name"]), raw) for raw in raw_sections)
+        segments = tuple(_segment(raw) for raw in raw_segments if raw["p_type"] == "PT_LOAD")
     except _ELF_DAMAGE as error:
         raise ImageError(path, f"its ELF headers cannot be read ({error}); damaged or truncated") from error
-    if machine != _EM_X86_64:
-        raise ImageError(path, f"an ELF file for {machine}; only x86_64 kernels can be used")
+    if header["e_machine"] != _EM_X86_64:
+        raise ImageError(path, f"an ELF file for {header['e_machine']}; only x86_64 kernels can be used")
     for section in sections:
         if section.has_bytes and section.offset + section.size_bytes > len(elf):
             raise ImageError(path, f"truncated: section {section.name} ends behind the file's end")
+        if section.size_bytes > MAX_VMLINUX_BYTES:
+            raise ImageError(path, f"section {section.name} claims {section.size_bytes} bytes; the file is damaged")
     for segment in segments:
         if segment.offset + segment.file_bytes > len(elf) or segment.file_bytes > segment.mem_bytes:
             raise ImageError(path, f"truncated: the segment for {segment.addr:#x} ends behind the file's end")
     if not segments:
         raise ImageError(path, "an ELF file without loadable segments (an object file or a module?), not a kernel")
     return sections, segments
+
+
+# A table of fixed-size records. A file has at most 0xff00 of either kind, so a loop over them is bounded.
+def _records(elf: bytes, layout: Any, offset: int, count: int) -> list[Any]:
+    size_bytes = layout.sizeof()
+    if offset + count * size_bytes > len(elf):
+        raise ValueError(f"a table of {count} headers at {offset:#x} ends behind the file's end")
+    return [layout.parse(elf[at : at + size_bytes]) for at in range(offset, offset + count * size_bytes, size_bytes)]
+
+
+def _string(elf: bytes, at: int) -> str:
+    end = elf.find(b"\0", at, at + _MAX_NAME_BYTES)
+    return elf[at:end].decode("ascii", "replace") if end >= at else ""
 
 
 def _section(name: str, header: Any) -> Section:

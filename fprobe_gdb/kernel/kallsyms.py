@@ -85,10 +85,9 @@ def decode_kallsyms(data: bytes, base_addr: int, name: str = "kernel image", low
             name,
             f"has names of {tables.num_syms} symbols, but no table of ascending addresses that fits; it is damaged",
         )
-    try:
-        names = list(_names(data, tables, tokens))
-    except UnicodeDecodeError as error:
-        raise ImageError(name, "its kallsyms token table is not text; it is damaged") from error
+    names = list(_names(data, tables, tokens))
+    if not all(names):
+        raise ImageError(name, "its kallsyms tables hold a symbol without a type; they are damaged")
     return [Symbol(text[1:], addr, text[0]) for text, addr in zip(names, addrs, strict=True)]
 
 

@@ -67,7 +67,7 @@ def _relative(offsets: Sequence[int], bases: Sequence[int]) -> Iterator[list[int
 def _plausible(addrs: list[int], lowest_addr: int) -> bool:
     if not all(map(le, addrs, addrs[1:])):
         return False
-    if addrs[-1] >> 64 or not addrs[-1] >> 63:
+    if addrs[0] < 0 or addrs[-1] >> 64 or not addrs[-1] >> 63:
         return False
     first_kernel = next(addr for addr in addrs if addr >= _IMAGE_MAX_BYTES)
     return first_kernel >= lowest_addr and addrs[-1] - first_kernel <= _IMAGE_MAX_BYTES and bool(first_kernel >> 63)

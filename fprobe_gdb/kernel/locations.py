@@ -121,7 +121,7 @@ class LocationTable:
         fentry site gives that one.
 
         :raise SymbolNotFound: no such symbol.
-        :raise SymbolNotCode: data, code that is freed after boot, or a name for what is never called (padding, ``.cold``).
+        :raise SymbolNotCode: data, code that is freed after boot, or what is never called (padding, ``.cold``).
         """
         addrs = self._symbols.addresses(name)
         if not addrs:
