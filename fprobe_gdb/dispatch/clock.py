@@ -41,7 +41,8 @@ class GuestClock:
         self._pm_ticks = 0
         self._pm_last: int | None = None
         self._ran_ns = 0
-        self._last_ns = 0
+        #: The last result of :meth:`now_ns`.
+        self.last_ns = 0
 
     def ran(self, host_ns: int) -> None:
         """The guest has run for this long by the host's clock since the last call."""
@@ -52,8 +53,8 @@ class GuestClock:
         if not self._period_fs:
             self._find_hpet()
         now_ns = self._hpet_base_ns + self._hpet_ns() if self._period_fs else self._pm_ns()
-        self._last_ns = max(self._last_ns, now_ns)
-        return self._last_ns
+        self.last_ns = max(self.last_ns, now_ns)
+        return self.last_ns
 
     def _hpet_ns(self) -> int:
         (counter,) = struct.unpack("<Q", self._target.read_physical(_HPET_COUNTER, 8))

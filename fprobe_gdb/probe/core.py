@@ -55,6 +55,10 @@ class _Ops:
     fprobe: Fprobe
     ips: frozenset[int]
     rethook: Rethook | None
+    # Which handler registration picked; FPROBE_FL_KPROBE_SHARED is not read again.
+    shared_with_kprobes: bool
+    # Its locations are counted in ProbeCore._sites. Remembered, since users may write ``fprobe.flags`` themselves.
+    sites_wanted: bool = False
 
 
 class ProbeCore:
@@ -101,7 +105,7 @@ class ProbeCore:
         """
         if fprobe is None or filter is None:
             raise InvalidProbe("register_fprobe() needs an fprobe and a filter")
-        self._refuse_registered(fprobe)
+        self._fprobe_init(fprobe)
         any_function = bool(fprobe.flags & FPROBE_FL_ANY_FUNCTION)
         ips = match_filter(self.records, filter, any_function=any_function)
         excluded = match_filter(self.records, notfilter, what="notfilter") if notfilter is not None else set()
@@ -118,8 +122,11 @@ class ProbeCore:
         count = len(addrs or ()) if num is None else num
         if fprobe is None or not addrs or count <= 0:
             raise InvalidProbe("register_fprobe_ips() needs an fprobe and at least one address")
-        self._refuse_registered(fprobe)
-        self._register(fprobe, resolve_ips(self.records, list(addrs[:count])), count)
+        _check_num(count, len(addrs))
+        self._fprobe_init(fprobe)
+        any_function = bool(fprobe.flags & FPROBE_FL_ANY_FUNCTION)
+        ips = resolve_ips(self.records, list(addrs[:count]), any_function=any_function)
+        self._register(fprobe, ips, count)
 
     def register_fprobe_syms(self, fprobe: Fprobe | None, syms: list[str] | None, num: int | None = None) -> None:
         """``register_fprobe_syms()``: probe functions by name. Sorts the caller's list in place, as the kernel does.
@@ -132,9 +139,12 @@ class ProbeCore:
         count = len(syms or ()) if num is None else num
         if fprobe is None or not syms or count <= 0:
             raise InvalidProbe("register_fprobe_syms() needs an fprobe and at least one symbol")
+        _check_num(count, len(syms))
         self._refuse_registered(fprobe)
         syms[:count] = sorted(syms[:count])
-        self._register(fprobe, resolve_ips(self.records, resolve_syms(self.records, syms[:count])), count)
+        addrs = resolve_syms(self.records, syms[:count])
+        self._fprobe_init(fprobe)
+        self._register(fprobe, resolve_ips(self.records, addrs), count)
 
     def unregister_fprobe(self, fprobe: Fprobe | None) -> None:
         """``unregister_fprobe()``. Calls in flight go on; their exit handlers are not called.
@@ -151,8 +161,7 @@ class ProbeCore:
             ops.rethook.stopped = True
         self._ops.remove(ops)
         self._index_sites(ops.ips)
-        if not fprobe.disabled:
-            self._sites.drop(ops.ips)
+        self._want_sites(ops, False)
         self._recycle(self._stacks.take_of(fprobe))
 
     def unregister_all(self) -> None:
@@ -170,17 +179,17 @@ class ProbeCore:
 
     def disable_fprobe(self, fprobe: Fprobe | None) -> None:
         """``disable_fprobe()``: handlers are not called and nothing is counted until it is enabled again."""
-        if fprobe is not None and not fprobe.disabled:
+        if fprobe is not None:
             fprobe.flags |= FPROBE_FL_DISABLED
             if ops := self._find(fprobe):
-                self._sites.drop(ops.ips)
+                self._want_sites(ops, False)
 
     def enable_fprobe(self, fprobe: Fprobe | None) -> None:
         """``enable_fprobe()``. Calls that were entered while it was disabled have no exit."""
-        if fprobe is not None and fprobe.disabled:
+        if fprobe is not None:
             fprobe.flags &= ~FPROBE_FL_DISABLED
             if ops := self._find(fprobe):
-                self._sites.add(ops.ips)
+                self._want_sites(ops, True)
 
     @property
     def fprobes(self) -> list[Fprobe]:
@@ -266,22 +275,35 @@ class ProbeCore:
         if self._find(fprobe):
             raise ProbeBusy("this fprobe is registered already; unregister it first")
 
+    # fprobe_init(): behind the argument checks and before all others, so that a registration that fails later has
+    # zeroed nmissed.
+    def _fprobe_init(self, fprobe: Fprobe) -> None:
+        self._refuse_registered(fprobe)
+        fprobe.nmissed = fprobe.hits = fprobe.exits = fprobe.lost = fprobe.exits_missed = 0
+
     def _register(self, fprobe: Fprobe, ips: set[int], num: int) -> None:
         rethook = None
         if fprobe.exit_handler is not None:
             size = fprobe.nr_maxactive or num * self.possible_cpus * 2
             if size <= 0:
                 raise InvalidProbe(f"nr_maxactive is {fprobe.nr_maxactive}; it must be positive, or 0 for the default")
+            if fprobe.entry_data_size < 0:
+                raise InvalidProbe(f"entry_data_size is {fprobe.entry_data_size}; give a number of bytes, or 0")
             rethook = Rethook(fprobe, size, fprobe.entry_data_size)
         if self._admit:
             self._admit(ips, self._at_site.keys())
-        fprobe.nmissed = fprobe.hits = fprobe.exits = fprobe.lost = fprobe.exits_missed = 0
-        ops = _Ops(fprobe, frozenset(ips), rethook)
+        ops = _Ops(fprobe, frozenset(ips), rethook, fprobe.shared_with_kprobes)
         self._ops.insert(0, ops)
         self._ever[id(fprobe)] = fprobe
         self._index_sites(ops.ips)
-        if not fprobe.disabled:
+        self._want_sites(ops, not fprobe.disabled)
+
+    def _want_sites(self, ops: _Ops, wanted: bool) -> None:
+        if wanted and not ops.sites_wanted:
             self._sites.add(ops.ips)
+        elif ops.sites_wanted and not wanted:
+            self._sites.drop(ops.ips)
+        ops.sites_wanted = wanted
 
     def _find(self, fprobe: Fprobe) -> _Ops | None:
         return next((ops for ops in self._ops if ops.fprobe is fprobe), None)
@@ -304,7 +326,7 @@ class ProbeCore:
             self._missed(fprobe, hit.ip, hit, MissReason.RECURSION)
             return
         try:
-            if not fprobe.shared_with_kprobes:
+            if not ops.shared_with_kprobes:
                 self._handle_entry(ops, hit)
             elif hit.kprobe_running or hit.task in self._kprobe_busy:
                 self._missed(fprobe, hit.ip, hit, MissReason.KPROBE)
@@ -384,3 +406,9 @@ class ProbeCore:
         for node in nodes:
             self._returns.drop((node.ret_addr,))
             node.rethook.recycle(node)
+
+
+# DIFFERS: the kernel cannot know how long the caller's array is, and reads on behind it.
+def _check_num(num: int, given: int) -> None:
+    if num > given:
+        raise InvalidProbe(f"num is {num}, but only {given} were given")

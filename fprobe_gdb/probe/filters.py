@@ -68,14 +68,17 @@ def _no_match(records: FtraceRecords, pattern: str, what: str) -> InvalidProbe:
     return error
 
 
-def resolve_ips(records: FtraceRecords, addrs: list[int]) -> set[int]:
+def resolve_ips(records: FtraceRecords, addrs: list[int], *, any_function: bool = False) -> set[int]:
     """The locations of ``register_fprobe_ips()``; duplicates merge.
 
+    :param any_function: also accept first instructions of functions without an ftrace record (FPROBE_FL_ANY_FUNCTION).
     :raise InvalidProbe: when an address is neither a traceable function's start nor inside its fentry instruction.
     """
     ips = set()
     for addr in addrs:
         ip = records.ftrace_location(addr)
+        if not ip and any_function and records.is_first_insn(addr):
+            ip = addr
         if not ip:
             raise InvalidProbe(f"{addr:#x} is not an ftrace location; give a function's start or its fentry site")
         ips.add(ip)

@@ -42,6 +42,10 @@ class FtraceRecords(Protocol):
         """A function without an ftrace record, probed at its first instruction; None where that cannot be."""
         ...
 
+    def is_first_insn(self, ip: int) -> bool:
+        """Whether :meth:`first_insn` has given out this address."""
+        ...
+
     def name_at(self, ip: int) -> str:
         """The function name that belongs to a location."""
         ...

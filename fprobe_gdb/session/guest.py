@@ -1,0 +1,388 @@
+"""``Kernel``: a booted guest whose functions can be probed from Python.
+
+::
+
+    from fprobe_gdb import Fprobe, Kernel
+
+    def on_entry(fp, entry_ip, ret_ip, regs, entry_data):
+        print(k.symbolize(entry_ip), regs.dx)
+
+    with Kernel.boot() as k:
+        fp = Fprobe(on_entry)
+        k.register_fprobe(fp, "vfs_read")
+        k.shell("cat /etc/motd")
+        print(fp.hits, fp.nmissed)
+
+The guest only runs inside :meth:`Kernel.shell`, :meth:`Kernel.run` and, from a handler, :meth:`Kernel.call`; between
+these it is stopped and guest time stands still. So nothing is missed before a probe is planted, and what is read
+outside handlers is consistent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from emu.agent import CommandResult, RunningCommand
+from emu.deadline import Deadline
+from emu.errors import AgentLost, BootTimeout, CommandTimeout, GuestLostError, GuestPanicError
+from emu.machine import Machine
+from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch, RunEnd
+from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
+from fprobe_gdb.errors import GuestPanic, MemoryFault, StateError, TargetLost, TooManySites, TransportError
+from fprobe_gdb.events import MissReason
+from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from fprobe_gdb.probe.core import Hit, ProbeCore
+from fprobe_gdb.probe.fprobe import Fprobe
+from fprobe_gdb.registers import MASK64
+from fprobe_gdb.session.boot import start
+from fprobe_gdb.session.options import BootOptions
+from fprobe_gdb.session.records import ImageRecords
+from fprobe_gdb.session.sigint import deferred_sigint
+from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
+from images.progress import Report
+
+__all__ = ["Kernel"]
+
+# Registration and look-up go to the core as they are.
+_CALL_SEC = 30.0
+_CONSOLE_TAIL = 20
+
+
+class Kernel:
+    """A guest with probes. Made by :meth:`boot`; a context manager that ends with QEMU gone."""
+
+    def __init__(
+        self, machine: Machine, target: Target, knowledge: KernelKnowledge, options: BootOptions | None = None
+    ) -> None:
+        options = options or BootOptions()
+        self.options = options
+        self.machine = machine
+        self.target = target
+        self.knowledge = knowledge
+        self.symbols = knowledge.symbols
+        self.records = ImageRecords(knowledge)
+        #: Called with each new line of the guest's console.
+        self.on_console: Callable[[str], None] | None = None
+        #: Called for each hit that a handler does not see, with the function's location.
+        self.on_missed: Callable[[Fprobe, int, Hit, MissReason], None] | None = None
+        self._core = ProbeCore(self.records, options.smp, admit=self._admit, on_missed=self._missed)
+        percpu = knowledge.percpu
+        self._dispatch = BreakpointDispatch(
+            target,
+            self._core,
+            PerCpuOffsets(percpu.current_task, percpu.preempt_count, percpu.current_kprobe),
+            kind=BreakpointKind(options.breakpoint),
+            task_dead_ip=self._task_dead_ip(),
+        )
+        self._stop_requested = False
+
+    @classmethod
+    def boot(
+        cls,
+        kernel: str | Path | None = None,
+        *,
+        options: BootOptions | None = None,
+        knowledge: KernelKnowledge | None = None,
+        progress: Report | None = None,
+        wait: bool = True,
+        **more: Any,
+    ) -> Self:
+        """Boot a kernel. The guest is up and stopped afterwards.
+
+        :param kernel: a name from the catalog of ``images/``, or a path; None is the catalog's default.
+        :param options: everything else, or give the fields of :class:`BootOptions` as keywords.
+        :param knowledge: what is known of this kernel, if it was loaded before.
+        :param wait: False leaves the guest stopped before its first instruction; see :meth:`wait_boot`.
+        :raise EmuError: QEMU does not start, the guest does not come up.
+        :raise ImagesError: the kernel cannot be fetched.
+        :raise ImageError: the kernel cannot be read.
+        """
+        options = options or BootOptions(kernel=kernel, **more)
+        path = options.kernel_path(progress)
+        knowledge = knowledge or KernelKnowledge.load(path)
+        machine, target = start(options, path, progress)
+        try:
+            self = cls(machine, target, knowledge, options)
+            if wait:
+                self.wait_boot(options.boot_timeout_sec)
+            return self
+        except BaseException:
+            target.close()
+            machine.shutdown()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the guest and free everything. May be called twice."""
+        self.target.close()
+        self.machine.shutdown()
+
+    # Section: running the guest
+
+    def wait_boot(self, timeout_sec: float = 120.0) -> None:
+        """Let the guest run until it takes commands; it is stopped afterwards. Probes fire meanwhile.
+
+        :raise BootTimeout: when that takes too long.
+        """
+        if self._run(Deadline(timeout_sec), lambda: self.machine.agent.ready) is RunEnd.TIMEOUT:
+            raise BootTimeout(timeout_sec, self.machine.console.tail())
+        self._core.possible_cpus = self._possible_cpus()
+
+    def shell(self, command: str, *, timeout_sec: float = 60.0) -> CommandResult:
+        """Run a command in the guest's shell, as root, and wait for its end. Probes fire meanwhile.
+
+        :param command: text for the guest's ``sh``; no host shell sees it.
+        :raise CommandTimeout: when it does not end in time; it goes on when the guest runs again.
+        """
+        running = self.start(command)
+        if self.run(timeout_sec=timeout_sec, until=lambda: running.poll() is not None) is RunEnd.TIMEOUT:
+            raise CommandTimeout(command, timeout_sec, running.take_output())
+        result = running.poll()
+        assert result is not None
+        return result
+
+    def start(self, command: str) -> RunningCommand:
+        """Give the guest's shell a command, which begins when the guest runs next; see :meth:`run`."""
+        return self.machine.agent.start(command)
+
+    def run(self, *, timeout_sec: float, until: Callable[[], bool] | None = None) -> RunEnd:
+        """Let the guest run, with probes, for a time by the host's clock or until something is true.
+
+        :param until: asked after each stop and when the guest says something.
+        :return: ``RunEnd.DONE`` when ``until`` came true or :meth:`stop` was called, else ``RunEnd.TIMEOUT``.
+        :raise GuestPanic, TargetLost: when the guest dies.
+        :raise KeyboardInterrupt: at Ctrl-C, with the guest stopped and everything consistent.
+        :raise BaseException: what a handler raised; all fprobes are unregistered then and the guest is fine.
+        """
+        return self._run(Deadline(timeout_sec), until or (lambda: False))
+
+    def stop(self) -> None:
+        """From a handler: end the current :meth:`run` or :meth:`shell` as soon as this hit is handled."""
+        self._stop_requested = True
+
+    def _run(self, deadline: Deadline, until: Callable[[], bool]) -> RunEnd:
+        if self._dispatch.in_handler:
+            raise StateError("running the guest", "in a handler", "between handlers; use call() in handlers")
+        self._stop_requested = False
+        with deferred_sigint() as interrupt, self._explained():
+
+            def done() -> bool:
+                self._pump()
+                return interrupt.pending or self._stop_requested or until()
+
+            return self._dispatch.run(deadline, done, [*self.machine.filenos(), interrupt.fileno()])
+
+    def _pump(self) -> None:
+        for line in self.machine.pump():
+            if self.on_console:
+                self.on_console(line)
+
+    # The target only sees that a connection ended; the machine knows why.
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except (TargetLost, TransportError, AgentLost) as error:
+            try:
+                self._pump()
+            except GuestPanicError as panic:
+                raise GuestPanic(panic.console_tail) from error
+            except GuestLostError as lost:
+                raise TargetLost(f"QEMU ended (exit code {lost.exit_code})", lost.console_tail) from error
+            if isinstance(error, TargetLost):
+                raise TargetLost(error.why, self.machine.console.tail(_CONSOLE_TAIL)) from error
+            raise
+        except GuestPanicError as panic:
+            raise GuestPanic(panic.console_tail) from panic
+        except GuestLostError as lost:
+            raise TargetLost(f"QEMU ended (exit code {lost.exit_code})", lost.console_tail) from lost
+
+    # Section: fprobes (the kernel's own functions, with typed errors for its errnos)
+
+    def register_fprobe(self, fp: Fprobe, filter: str, notfilter: str | None = None) -> None:
+        """Probe the functions that match ``filter`` and not ``notfilter``. The guest is stopped, or in a handler.
+
+        :raise InvalidProbe: nothing matches, or bad arguments (-EINVAL).
+        :raise ProbeBusy: registered already (-EBUSY).
+        :raise TooManySites: more functions than breakpoints can serve.
+        """
+        self._core.register_fprobe(fp, filter, notfilter)
+
+    def register_fprobe_ips(self, fp: Fprobe, addrs: Sequence[int]) -> None:
+        """Probe functions by address: a function's start, or anywhere in its fentry instruction."""
+        self._core.register_fprobe_ips(fp, addrs)
+
+    def register_fprobe_syms(self, fp: Fprobe, syms: list[str]) -> None:
+        """Probe functions by name. Sorts the list in place, as the kernel does."""
+        self._core.register_fprobe_syms(fp, syms)
+
+    def unregister_fprobe(self, fp: Fprobe) -> None:
+        """Remove a probe. Calls in flight return normally, without their exit handler."""
+        self._core.unregister_fprobe(fp)
+
+    def disable_fprobe(self, fp: Fprobe) -> None:
+        """Stop calling the handlers; nothing is counted until :meth:`enable_fprobe`."""
+        self._core.disable_fprobe(fp)
+
+    def enable_fprobe(self, fp: Fprobe) -> None:
+        """Call the handlers again."""
+        self._core.enable_fprobe(fp)
+
+    def fprobe_is_registered(self, fp: Fprobe) -> bool:
+        """As the kernel's: stays true after unregistration."""
+        return self._core.fprobe_is_registered(fp)
+
+    def locations(self, fp: Fprobe) -> list[int]:
+        """The ftrace locations that a registered fprobe probes."""
+        return self._core.locations(fp)
+
+    def num_possible_cpus(self) -> int:
+        """``num_possible_cpus()`` of the guest."""
+        return self._core.possible_cpus
+
+    def depth(self, task: int) -> int:
+        """How many probed calls of a task are in flight."""
+        return self._core.depth(task)
+
+    # Section: looking into the stopped guest
+
+    @property
+    def cpu(self) -> int:
+        """The CPU of the hit that is being handled (0 outside handlers)."""
+        return self._dispatch.current.vcpu if self._dispatch.in_handler else 0
+
+    @property
+    def task(self) -> int:
+        """``current``: address of the running task's ``struct task_struct``. In handlers only."""
+        return self._dispatch.current.task
+
+    @property
+    def time_ns(self) -> int:
+        """Guest time: it stands still while the guest is stopped, so handlers cost none of it."""
+        return self._dispatch.now_ns()
+
+    @property
+    def last_time_ns(self) -> int:
+        """Guest time when it was last read, without asking the guest."""
+        return self._dispatch.clock.last_ns
+
+    def address(self, name: str) -> int:
+        """The address of a symbol.
+
+        :raise SymbolNotFound, SymbolAmbiguous: when there is not just one.
+        """
+        return self.symbols.one(name)
+
+    def symbolize(self, addr: int) -> str:
+        """``"vfs_read+0x75"``, or the bare address in hex."""
+        return self.symbols.symbolize(addr)
+
+    def read_memory(self, addr: int, size_bytes: int) -> bytes:
+        """Read guest virtual memory as the current vCPU sees it.
+
+        :raise MemoryFault: when any of it is not mapped.
+        """
+        return self.target.read_memory(addr & MASK64, size_bytes, vcpu=self.cpu)
+
+    def read_u64(self, addr: int) -> int:
+        """Read an ``u64`` (or a pointer)."""
+        return int(struct.unpack("<Q", self.read_memory(addr, 8))[0])
+
+    def read_u32(self, addr: int) -> int:
+        """Read an ``u32``."""
+        return int(struct.unpack("<I", self.read_memory(addr, 4))[0])
+
+    def read_string(self, addr: int, max_bytes: int = 4096) -> str:
+        """Read a NUL-terminated string; bytes that are not UTF-8 become U+FFFD.
+
+        :raise MemoryFault: when its first page is not mapped.
+        """
+        data = bytearray()
+        while len(data) < max_bytes:
+            # Not across a page that may be missing while the string ends before it.
+            size = min(256 - (addr + len(data)) % 256, max_bytes - len(data))
+            try:
+                piece = self.read_memory(addr + len(data), size)
+            except MemoryFault:
+                if not data:
+                    raise
+                break
+            data += piece.partition(b"\0")[0]
+            if b"\0" in piece:
+                break
+        return data.decode(errors="replace")
+
+    def write_memory(self, addr: int, data: bytes) -> None:
+        """Write guest virtual memory.
+
+        :raise MemoryFault: when any of it is not mapped.
+        """
+        self.target.write_memory(addr & MASK64, data, vcpu=self.cpu)
+
+    def call(self, function: str | int, *args: int, timeout_sec: float = _CALL_SEC) -> int:
+        """From a handler: run a guest function on the stopped vCPU and return its ``ax`` (unsigned).
+
+        The guest runs meanwhile and may hit probes: this is how handlers recurse.
+
+        :param function: name or address.
+        :param args: at most six integers.
+        :raise GuestCallError: outside handlers, or when the function does not come back.
+        """
+        addr = self.symbols.one(function) if isinstance(function, str) else function
+        return self._dispatch.call(addr, args, Deadline(timeout_sec))
+
+    # Section: figures for summaries
+
+    @property
+    def stopped_ns(self) -> int:
+        """Host time for which the guest was stopped for hits."""
+        return self._dispatch.stopped_ns
+
+    @property
+    def dispatch_name(self) -> str:
+        """How hits reach handlers, for people: ``"breakpoint (gdb, sw)"``."""
+        return f"{self._dispatch.name} ({self.target.name}, {self.options.breakpoint})"
+
+    # Private parts
+
+    def _admit(self, ips: Collection[int], planted: Collection[int]) -> None:
+        count, limit = len({*ips, *planted}), self.options.max_sites
+        if count > limit:
+            raise TooManySites(
+                count,
+                limit,
+                f"breakpoints serve {limit}: each one slows the whole guest, whether it is hit or not "
+                "(100 of them about 5 times, 1,000 about 50 times under TCG); "
+                f"narrow the pattern, or raise the limit (--max-sites {count}, max_sites={count})",
+            )
+
+    def _missed(self, fprobe: Fprobe, entry_ip: int, hit: Hit, reason: MissReason) -> None:
+        if self.on_missed:
+            self.on_missed(fprobe, entry_ip, hit, reason)
+
+    def _task_dead_ip(self) -> int | None:
+        addrs = self.symbols.addresses("do_task_dead")
+        return (self.records.ftrace_location(addrs[0]) or addrs[0]) if addrs else None
+
+    # struct cpumask __cpu_possible_mask; its size is up to NR_CPUS bits, known from the next symbol.
+    def _possible_cpus(self) -> int:
+        addrs = self.symbols.addresses("__cpu_possible_mask")
+        if not addrs or self.target.state is not TargetState.STOPPED:
+            return self.options.smp
+        try:
+            mask = self.target.read_memory(addrs[0], min(self.symbols.size(addrs[0]), 1024))
+        except MemoryFault:
+            return self.options.smp
+        return int.from_bytes(mask, "little").bit_count() or self.options.smp

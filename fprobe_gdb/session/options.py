@@ -1,0 +1,97 @@
+"""What to boot and how to watch it: one frozen record, and what follows from it without starting anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import images
+from emu.spec import MachineSpec
+from fprobe_gdb.errors import UsageError
+from fprobe_gdb.target.base import BreakpointKind
+from images.catalog import load as load_catalog
+from images.initramfs import build as build_initramfs
+from images.progress import Report
+
+__all__ = ["BACKENDS", "DEFAULT_MAX_SITES", "BootOptions"]
+
+#: How the guest is driven: through the gdb program, or by our own client of the remote protocol.
+BACKENDS = ("gdb", "rsp")
+#: Functions that breakpoints serve by default. Each armed breakpoint slows the whole guest under TCG.
+DEFAULT_MAX_SITES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class BootOptions:
+    """How :meth:`fprobe_gdb.Kernel.boot` boots.
+
+    :raise UsageError: for a backend or breakpoint kind that does not exist.
+    """
+
+    #: A name from the catalog of ``images/``, or the path of a bzImage or vmlinux; None is the catalog's default.
+    kernel: str | Path | None = None
+    smp: int = 1
+    memory_mib: int = 512
+    #: One of :data:`BACKENDS`.
+    backend: str = "gdb"
+    #: ``"sw"`` or ``"hw"``.
+    breakpoint: str = "sw"
+    #: ``"tcg"`` or ``"kvm"``.
+    accel: str = "tcg"
+    #: Additional words for the kernel's command line.
+    cmdline: tuple[str, ...] = ()
+    #: A QEMU program, or the name of an emulator from the catalog (``"qemu-10.0"``); None is the installed one.
+    qemu: str | None = None
+    #: Additional arguments for QEMU.
+    extra_args: tuple[str, ...] = ()
+    #: Files for the guest's root filesystem, by path in the guest.
+    files: Mapping[str, bytes | Path] = field(default_factory=dict)
+    #: How long the boot may take.
+    boot_timeout_sec: float = 120.0
+    #: More functions than this are refused.
+    max_sites: int = DEFAULT_MAX_SITES
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise UsageError(f"backend {self.backend!r} is none of {', '.join(BACKENDS)}")
+        kinds = [kind.value for kind in BreakpointKind]
+        if self.breakpoint not in kinds:
+            raise UsageError(f"breakpoint {self.breakpoint!r} is none of {', '.join(kinds)}")
+
+    def kernel_path(self, progress: Report | None = None) -> Path:
+        """The kernel's file, fetched first if it is one of the catalog.
+
+        :raise ImagesError: when it cannot be fetched or is unknown.
+        """
+        if isinstance(self.kernel, Path):
+            return self.kernel
+        if self.kernel is not None and ("/" in self.kernel or Path(self.kernel).is_file()):
+            return Path(self.kernel)
+        return images.kernel(self.kernel, progress=progress).vmlinuz
+
+    def machine_spec(
+        self, kernel: Path, *, gdb_socket: Path | None = None, progress: Report | None = None
+    ) -> MachineSpec:
+        """The machine: stopped before its first instruction, so that a debugger is there from the start.
+
+        :param gdb_socket: where the gdb program finds the gdbstub; None hands out a connected socket instead.
+        """
+        qemu: str | Path = self.qemu or "qemu-system-x86_64"
+        data_dirs: tuple[Path, ...] = ()
+        if self.qemu in {entry.name for entry in load_catalog().emulators} and self.qemu is not None:
+            emulator = images.emulator(self.qemu, progress=progress)
+            qemu, data_dirs = emulator.binary, emulator.data_dirs
+        return MachineSpec(
+            kernel=kernel,
+            initramfs=build_initramfs(files=self.files),
+            memory_mib=self.memory_mib,
+            smp=self.smp,
+            accel=self.accel,
+            cmdline=self.cmdline,
+            qemu=qemu,
+            data_dirs=data_dirs,
+            extra_args=self.extra_args,
+            start_stopped=True,
+            gdb_socket=gdb_socket,
+        )

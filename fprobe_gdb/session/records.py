@@ -1,0 +1,64 @@
+"""The guest's ftrace records as the probe core wants them, out of what the kernel image tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fprobe_gdb.errors import SymbolNotFound
+from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from fprobe_gdb.kernel.locations import Location
+
+__all__ = ["ImageRecords"]
+
+
+class ImageRecords:
+    """:class:`~fprobe_gdb.probe.records.FtraceRecords` of a booted kernel."""
+
+    def __init__(self, knowledge: KernelKnowledge) -> None:
+        self._symbols = knowledge.symbols
+        self._locations = knowledge.locations
+        # Functions without an ftrace record that somebody has asked for, by the address that is planted.
+        self._first_insns: dict[int, Location] = {}
+
+    @property
+    def records(self) -> Sequence[Location]:
+        """All ftrace records in the kernel's order."""
+        return self._locations.records
+
+    def ftrace_location(self, ip: int) -> int:
+        """The location that ``ip`` is the function start of or lies inside of, 0 for none."""
+        return self._locations.ftrace_location(ip)
+
+    def addresses(self, name: str) -> Sequence[int]:
+        """All addresses of a symbol name, ascending."""
+        return self._symbols.addresses(name)
+
+    def first_insn(self, name: str) -> Location | None:
+        """A function without an ftrace record, probed at its first instruction."""
+        try:
+            location = self._locations.first_insn(name)
+        except SymbolNotFound:
+            return None
+        self._first_insns[location.ip] = location
+        return location
+
+    def is_first_insn(self, ip: int) -> bool:
+        """Whether :meth:`first_insn` has given out this address."""
+        return ip in self._first_insns
+
+    def location_at(self, ip: int) -> Location | None:
+        """What is planted at an address."""
+        return self._first_insns.get(ip) or self._locations.at(ip)
+
+    def name_at(self, ip: int) -> str:
+        """The function name that belongs to a location."""
+        location = self.location_at(ip)
+        return location.name if location else self._symbols.symbolize(ip)
+
+    def near(self, name: str) -> Sequence[str]:
+        """Names close to an unknown one."""
+        return self._symbols.near(name)
+
+    def why_not(self, name: str) -> str:
+        """Why a name cannot be probed, as a clause."""
+        return self._locations.why_not(name)

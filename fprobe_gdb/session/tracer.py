@@ -1,0 +1,147 @@
+"""The fprobe behind ``fprobe-gdb trace``: its handlers turn hits into events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fprobe_gdb.errors import InvalidProbe
+from fprobe_gdb.events import ConsoleEvent, EntryEvent, ExitEvent, LostEvent, MissedEvent, MissReason, SummaryEvent
+from fprobe_gdb.output.base import EventSink
+from fprobe_gdb.output.summary import SummaryBuilder
+from fprobe_gdb.probe.core import Hit
+from fprobe_gdb.probe.filters import match_filter
+from fprobe_gdb.probe.fprobe import FPROBE_FL_ANY_FUNCTION, Fprobe
+from fprobe_gdb.probe.records import FtraceRecords
+from fprobe_gdb.probe.regs import PtRegs
+from fprobe_gdb.probe.rethook import EntryData
+from fprobe_gdb.registers import ARGUMENT_REGISTERS
+from fprobe_gdb.session.guest import Kernel
+
+__all__ = ["Tracer", "select"]
+
+
+def select(records: FtraceRecords, include: Sequence[str], exclude: Sequence[str] = ()) -> list[int]:
+    """The locations that several patterns select together, ascending.
+
+    A name without ``*?[`` may also be a function that ftrace cannot trace.
+
+    :raise InvalidProbe: when one of the patterns matches nothing, or nothing is left.
+    """
+    ips: set[int] = set()
+    for pattern in include:
+        ips |= match_filter(records, pattern, what="pattern", any_function=True)
+    for pattern in exclude:
+        ips -= match_filter(records, pattern, what="exclusion", any_function=True)
+    if not ips:
+        error = InvalidProbe(f"{', '.join(exclude)} excludes everything that {', '.join(include)} matches")
+        error.no_match = True
+        raise error
+    return sorted(ips)
+
+
+class Tracer:
+    """Writes what the probed functions do to a sink.
+
+    :param sink: gets all events, and the summary at last.
+    :param max_hits: end the run after so many calls; None for no limit.
+    """
+
+    def __init__(
+        self,
+        k: Kernel,
+        sink: EventSink,
+        *,
+        entry_only: bool = False,
+        nr_maxactive: int = 0,
+        max_hits: int | None = None,
+    ) -> None:
+        self._k = k
+        self._sink = sink
+        self._max_hits = max_hits
+        self._summary = SummaryBuilder()
+        self._names: dict[int, str] = {}
+        self._line = ""
+        self.fprobe = Fprobe(
+            self._on_entry,
+            None if entry_only else self._on_exit,
+            entry_data_size=0 if entry_only else 16,
+            nr_maxactive=nr_maxactive,
+            flags=FPROBE_FL_ANY_FUNCTION,
+            name="trace",
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether ``max_hits`` is reached."""
+        return self._max_hits is not None and self.fprobe.hits >= self._max_hits
+
+    def register(self, ips: Sequence[int]) -> None:
+        """Start to trace these locations.
+
+        :raise TooManySites: more than breakpoints can serve.
+        """
+        self._names = {ip: self._k.records.name_at(ip) for ip in ips}
+        self._k.register_fprobe_ips(self.fprobe, ips)
+        self._k.on_missed = self._on_missed
+        self._k.on_console = lambda line: self._console(line, "console")
+
+    def output(self, data: bytes) -> None:
+        """Pass on output of the traced command, line by line."""
+        *lines, self._line = (self._line + data.decode(errors="replace")).split("\n")
+        for line in lines:
+            self._console(line, "command")
+
+    def finish(self, ended: str, command_status: int | None) -> SummaryEvent:
+        """Write what is left of the command's output, and the summary."""
+        if self._line:
+            self._console(self._line, "command")
+            self._line = ""
+        summary = self._summary.build(
+            host_ns=self._k.stopped_ns, ended=ended, command_status=command_status, dispatch=self._k.dispatch_name
+        )
+        self._sink.write(summary)
+        return summary
+
+    def _write(self, event: EntryEvent | ExitEvent | MissedEvent | LostEvent) -> None:
+        self._summary.write(event)
+        self._sink.write(event)
+
+    def _console(self, line: str, source: str) -> None:
+        self._sink.write(ConsoleEvent(line, self._k.last_time_ns, source))
+
+    def _on_entry(self, fp: Fprobe, entry_ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> bool:
+        k = self._k
+        depth, time_ns = k.depth(k.task), k.time_ns
+        if data is not None:
+            data[:] = time_ns.to_bytes(8, "little") + depth.to_bytes(8, "little")
+        self._write(
+            EntryEvent(
+                self._names[entry_ip], entry_ip, ret_ip, k.cpu, k.task, time_ns,
+                args=dict(zip(ARGUMENT_REGISTERS, regs.arguments, strict=True)),
+                caller=k.symbolize(ret_ip),
+                depth=depth,
+            )
+        )  # fmt: skip
+        if self.full:
+            k.stop()
+        return False
+
+    def _on_exit(self, fp: Fprobe, entry_ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:
+        k = self._k
+        assert data is not None
+        entered_ns, depth = int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
+        self._write(
+            ExitEvent(
+                self._names[entry_ip], entry_ip, ret_ip, k.cpu, k.task, k.time_ns,
+                retval=regs.return_value(),
+                duration_ns=k.time_ns - entered_ns,
+                caller=k.symbolize(ret_ip),
+                depth=depth,
+            )
+        )  # fmt: skip
+
+    def _on_missed(self, fp: Fprobe, entry_ip: int, hit: Hit, reason: MissReason) -> None:
+        kind = LostEvent if reason is MissReason.LIST_RECURSION else MissedEvent
+        name = self._names.get(entry_ip) or self._k.records.name_at(entry_ip)
+        depth = self._k.depth(hit.task)
+        self._write(kind(name, entry_ip, hit.ret_ip, hit.cpu, hit.task, hit.time_ns, reason=reason, depth=depth))
