@@ -1,0 +1,103 @@
+"""Options that several commands share, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import rich_click as click
+
+from fprobe_gdb.errors import UsageError
+from fprobe_gdb.session.options import BACKENDS, DEFAULT_MAX_SITES, BootOptions
+from fprobe_gdb.target.base import BreakpointKind
+
+__all__ = ["boot_options", "guest_options", "kernel_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def kernel_option(function: F) -> F:
+    """``-k KERNEL``."""
+    return click.option(
+        "-k",
+        "--kernel",
+        metavar="KERNEL",
+        help="A name from the catalog (6.1, 6.12) or the path of a bzImage or vmlinux. "
+        "[dim]Default: Debian's newest 6.1 cloud kernel, fetched once.[/dim]",
+    )(function)
+
+
+def guest_options(function: F) -> F:
+    """Options of everything that boots a guest."""
+    for option in reversed(
+        (
+            kernel_option,
+            click.option(
+                "--smp", default=1, show_default=True, metavar="N", type=click.IntRange(1, 255), help="vCPUs."
+            ),
+            click.option(
+                "--memory", "memory_mib", default=512, show_default=True, metavar="MIB", type=click.IntRange(64)
+            ),
+            click.option(
+                "--backend",
+                type=click.Choice(BACKENDS),
+                default="gdb",
+                show_default=True,
+                help="gdb program, or our own client of the remote protocol (faster).",
+            ),
+            click.option(
+                "--breakpoint",
+                type=click.Choice([kind.value for kind in BreakpointKind]),
+                default="sw",
+                show_default=True,
+            ),
+            click.option(
+                "--accel",
+                type=click.Choice(("tcg", "kvm")),
+                default="tcg",
+                show_default=True,
+                help="QEMU's accelerator.",
+            ),
+            click.option("--qemu", metavar="QEMU", help="A QEMU program, or qemu-10.0 from the catalog."),
+            click.option("--append", metavar="WORDS", default="", help="More words for the kernel command line."),
+            click.option(
+                "--file",
+                "files",
+                metavar="GUEST=HOST",
+                multiple=True,
+                help="Put a file or folder into the guest; may be repeated.",
+            ),
+            click.option(
+                "--max-sites",
+                default=DEFAULT_MAX_SITES,
+                show_default=True,
+                metavar="N",
+                type=click.IntRange(1),
+                help="Refuse more functions than this: every breakpoint slows the guest.",
+            ),
+            click.option(
+                "--boot-timeout", "boot_timeout_sec", default=120.0, show_default=True, metavar="S", type=float
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+def boot_options(values: dict[str, Any]) -> BootOptions:
+    """Take the options of :func:`guest_options` out of a command's keywords.
+
+    :raise UsageError: for a ``--file`` that is not GUEST=HOST.
+    """
+    files: dict[str, bytes | Path] = {}
+    for entry in values.pop("files"):
+        guest, equals, host = entry.partition("=")
+        if not (guest and equals and host):
+            raise UsageError(f"--file {entry!r} is not GUEST=HOST, e.g. /root/test.sh=./test.sh")
+        files[guest] = Path(host)
+    names = (
+        "kernel", "smp", "memory_mib", "backend", "breakpoint", "accel", "qemu", "max_sites", "boot_timeout_sec"
+    )  # fmt: skip
+    chosen = {name: values.pop(name) for name in names}
+    return BootOptions(cmdline=tuple(values.pop("append").split()), files=files, **chosen)
