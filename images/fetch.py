@@ -96,7 +96,8 @@ class _Resolved:
 def kernel(
     name: str | None = None, *, progress: Report | None = None, refresh: bool = False, deadline: Deadline | None = None
 ) -> KernelFiles:
-    """A catalog kernel, fetched when it is not in the cache (18 MB to 80 MB). May take minutes the first time.
+    """A catalog kernel, fetched when it is not in the cache (27 to 34 MB, and the suite's index).
+    May take minutes the first time.
 
     Without the network the version in the cache is used; a notice says so.
 
@@ -137,7 +138,9 @@ def kernel(
 def emulator(
     name: str, *, progress: Report | None = None, refresh: bool = False, deadline: Deadline | None = None
 ) -> EmulatorFiles:
-    """A catalog emulator, fetched when it is not in the cache (about 15 MB). Parameters as for :func:`kernel`.
+    """A catalog emulator, fetched when it is not in the cache (13 MB, and the suite's index).
+
+    Parameters as for :func:`kernel`.
 
     :raise UnknownName: not in the catalog.
     :raise FetchError: not in the cache and not to be had.
@@ -189,7 +192,7 @@ def _fetch(
     with locked(root.folder, limit):
         # Somebody may have fetched it while we waited for the lock.
         fresh = _read_record(key)
-        if fresh and fresh.tree.is_dir() and fresh.trusted and (not refresh or fresh.checked_at_sec >= asked_at_sec):
+        if fresh and fresh.tree.is_dir() and fresh.trusted and (not refresh or fresh.checked_at_sec > asked_at_sec):
             return fresh
         try:
             return _fetch_now(key, root, resolve, report, limit)

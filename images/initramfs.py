@@ -1,6 +1,6 @@
 """The guest's root filesystem: busybox, our ``/init``, the workload and the user's files, as an uncompressed cpio.
 
-Not compressed on purpose: unpacking costs the emulated CPU more than copying saves (see README.md for figures).
+Not compressed: at 3 MB neither gzip, lz4 nor zstd makes an emulated machine boot measurably faster (README.md).
 """
 
 from __future__ import annotations
