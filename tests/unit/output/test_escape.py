@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fprobe_gdb.output.escape import encodable, printable, scalar_values
+from tests.unit.output.properties import PROPERTY
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ def test_printable(raw, shown):
     assert printable(raw) == shown
 
 
+@PROPERTY
 @given(st.text())
 def test_printable_is_printable_and_stays_so(text):
     once = printable(text)
@@ -39,16 +41,19 @@ def test_printable_is_printable_and_stays_so(text):
     assert printable(once) == once
 
 
+@PROPERTY
 @given(st.binary())
 def test_scalar_values_of_any_bytes_can_be_encoded(raw):
     scalar_values(raw.decode("utf-8", "surrogateescape")).encode("utf-8")
 
 
+@PROPERTY
 @given(st.text(st.characters(codec="utf-8")))
 def test_scalar_values_leaves_proper_text_alone(text):
     assert scalar_values(text) == text
 
 
+@PROPERTY
 @given(st.text(st.characters(codec="utf-8")), st.sampled_from(["ascii", "latin-1", "cp437"]))
 def test_encodable_can_be_encoded(text, encoding):
     encodable(text, encoding).encode(encoding)

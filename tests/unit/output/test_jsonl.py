@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fprobe_gdb.events import ConsoleEvent, MissReason
 from fprobe_gdb.output import jsonl
 from tests.unit.output.made_up_events import ALL, ENTRY, EXIT, LOST, MISSED, SUMMARY, as_jsonl, hostile
+from tests.unit.output.properties import PROPERTY
 
 
 def test_entry():
@@ -56,6 +57,7 @@ def test_an_entry_without_arguments():
     assert json.loads(as_jsonl(replace(ENTRY, args={}))[0])["args"] == {}
 
 
+@PROPERTY
 @given(
     st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**63), st.integers(0, 2**63), st.text("ab_.")
 )
@@ -66,12 +68,14 @@ def test_round_trip_of_an_exit(addr, value, time_ns, duration_ns, func):
     assert (read["time_ns"], read["duration_ns"]) == (time_ns, duration_ns)
 
 
+@PROPERTY
 @given(st.dictionaries(st.text(st.characters(codec="utf-8")), st.integers(0, 2**64 - 1), max_size=6))
 def test_round_trip_of_arguments(args):
     read = json.loads(as_jsonl(replace(ENTRY, args=args))[0])["args"]
     assert {name: int(value, 16) for name, value in read.items()} == args
 
 
+@PROPERTY
 @given(st.text() | st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape")))
 def test_any_text_makes_one_line_of_strict_json(text):
     for event in hostile(text):
@@ -83,6 +87,7 @@ def test_any_text_makes_one_line_of_strict_json(text):
         json.dumps(json.loads(line), ensure_ascii=False).encode("utf-8")
 
 
+@PROPERTY
 @given(st.text(st.characters(codec="utf-8")))
 def test_proper_text_comes_back_unchanged(text):
     assert json.loads(as_jsonl(ConsoleEvent(text, 0))[0])["line"] == text

@@ -70,6 +70,17 @@ def test_discarded_output_raises_no_more(pipe):
     stream.flush()
 
 
+def test_what_failed_once_does_not_go_on_in_silence(pipe):
+    stream, hang_up = pipe
+    sink = JsonlSink(stream)
+    hang_up()
+    with pytest.raises(OutputClosed):
+        sink.write(ENTRY)
+    discard_output(stream)  # from here on the stream would take everything
+    with pytest.raises(OutputClosed):
+        sink.write(ENTRY)
+
+
 def test_discarding_a_stream_without_descriptor_does_nothing():
     stream = io.StringIO()
     discard_output(stream)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fprobe_gdb.output.quantities import duration, error_code, guest_time, retval
+from tests.unit.output.properties import PROPERTY
 
 UNITS_NS = {"ns": 1, "us": 1_000, "ms": 1_000_000, "s": 1_000_000_000}
 
@@ -46,6 +47,7 @@ def test_duration(ns, shown):
     assert duration(ns) == shown
 
 
+@PROPERTY
 @given(st.integers(0, 2**63))
 def test_duration_is_off_by_half_a_tenth_at_most(ns):
     number, unit = re.fullmatch(r"([0-9.]+)([a-z]+)", duration(ns)).groups()
@@ -76,11 +78,13 @@ def test_retval(value, shown):
     assert retval(value) == shown
 
 
+@PROPERTY
 @given(st.integers(-4095, -1))
 def test_error_code_of_both_widths(code):
     assert error_code(code % 2**64) == error_code(code % 2**32) == code
 
 
+@PROPERTY
 @given(st.integers(0, 2**64 - 4096).filter(lambda value: not 2**32 - 4095 <= value < 2**32))
 def test_other_values_are_no_error_codes(value):
     assert error_code(value) == 0

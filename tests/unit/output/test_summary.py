@@ -12,6 +12,7 @@ from fprobe_gdb.errors import UsageError
 from fprobe_gdb.events import ExitEvent, LostEvent, MissedEvent, MissReason
 from fprobe_gdb.output.summary import CallCounters, SummaryBuilder
 from tests.unit.output.made_up_events import CONSOLE, ENTRY, EXIT, LOST, MISSED, SUMMARY
+from tests.unit.output.properties import PROPERTY
 
 FUNCS = st.sampled_from(["vfs_read", "vfs_write", "vfs_open"])
 EVENTS = st.lists(
@@ -34,6 +35,7 @@ def build(*events, host_ns=0, counters=None):
     return builder.build(host_ns=host_ns, ended="timeout", command_status=None, dispatch="fake", counters=counters)
 
 
+@PROPERTY
 @given(EVENTS)
 def test_against_a_model_that_keeps_all_events(events):
     by_func = defaultdict(list)
@@ -58,6 +60,7 @@ def test_against_a_model_that_keeps_all_events(events):
             assert (row.min_ns, row.mean_ns, row.max_ns) == (None, None, None)
 
 
+@PROPERTY
 @given(EVENTS)
 def test_totals_and_order(events):
     summary = build(*events)

@@ -12,6 +12,7 @@ from fprobe_gdb.errors import UsageError
 from fprobe_gdb.events import ConsoleEvent, MissReason
 from fprobe_gdb.output.text import TextSink
 from tests.unit.output.made_up_events import ALL, CONSOLE, ENTRY, EXIT, LOST, MISSED, as_text, hostile
+from tests.unit.output.properties import PROPERTY
 
 SGR = re.compile("\x1b\\[[0-9;]*m")
 
@@ -142,6 +143,7 @@ def test_each_line_is_flushed_when_live():
     assert (live.flushes, blocks.flushes) == (1, 0)
 
 
+@PROPERTY
 @given(st.text() | st.binary().map(lambda raw: raw.decode("utf-8", "surrogateescape")))
 def test_no_control_character_of_the_guest_reaches_the_stream(text):
     for event in hostile(text):
@@ -149,12 +151,14 @@ def test_no_control_character_of_the_guest_reaches_the_stream(text):
         assert all(line.isprintable() for line in lines)
 
 
+@PROPERTY
 @given(st.text(st.characters(codec="utf-8")), st.sampled_from(["ascii", "cp437", "iso8859-15"]))
 def test_any_text_can_be_written_to_a_poor_stream(text, encoding):
     for event in hostile(text)[:-1]:
         assert len(as_text(event, encoding=encoding)) == 1
 
 
+@PROPERTY
 @given(st.text())
 def test_with_colours_only_our_own_sequences_reach_the_stream(text):
     for event, harmless in zip(hostile(text), hostile("x"), strict=True):
