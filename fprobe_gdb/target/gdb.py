@@ -281,9 +281,14 @@ class GdbTarget:
         if self._state is TargetState.RUNNING:
             self._stop_now()
         self._need_stopped("detaching")
-        result = self._session.queue("-target-detach")
         self._exchange()
-        _check(result)
+        result = self._session.queue("-target-detach")
+        with self._lost_on_close():
+            self._session.collect()
+            # That the threads are gone is no news here.
+            self._session.take_events()
+            _check_there(result.error or "")
+            _check(result)
         self._state = TargetState.DETACHED
         self._session.close()
 
