@@ -13,6 +13,7 @@ import lzma
 import struct
 import zlib
 from collections.abc import Callable
+from typing import Protocol
 
 import lz4.block
 import lzallright
@@ -60,21 +61,36 @@ def decompress(compressor: str, payload: bytes, limit_bytes: int) -> bytes:
         raise DecompressError(str(error)) from error
 
 
+class _Stream(Protocol):
+    @property
+    def eof(self) -> bool: ...
+
+    def decompress(self, data: bytes, max_length: int, /) -> bytes: ...
+
+
+# Up to one byte more than the limit. The end of the stream must be there, since the checksum stands at the end.
+def _bounded(stream: _Stream, payload: bytes, limit_bytes: int) -> bytes:
+    data = stream.decompress(payload, limit_bytes + 1)
+    if len(data) <= limit_bytes and not stream.eof:
+        raise DecompressError("the data ends too early")
+    return data
+
+
 def _gzip(payload: bytes, limit_bytes: int) -> bytes:
-    return zlib.decompressobj(wbits=31).decompress(payload, limit_bytes + 1)
+    return _bounded(zlib.decompressobj(wbits=31), payload, limit_bytes)
 
 
 def _bzip2(payload: bytes, limit_bytes: int) -> bytes:
-    return bz2.BZ2Decompressor().decompress(payload, limit_bytes + 1)
+    return _bounded(bz2.BZ2Decompressor(), payload, limit_bytes)
 
 
 # The kernel's xz has the x86 BCJ filter and a CRC32; liblzma reads the filter chain from the stream itself.
 def _xz(payload: bytes, limit_bytes: int) -> bytes:
-    return lzma.LZMADecompressor(format=lzma.FORMAT_XZ).decompress(payload, limit_bytes + 1)
+    return _bounded(lzma.LZMADecompressor(format=lzma.FORMAT_XZ), payload, limit_bytes)
 
 
 def _lzma(payload: bytes, limit_bytes: int) -> bytes:
-    return lzma.LZMADecompressor(format=lzma.FORMAT_ALONE).decompress(payload, limit_bytes + 1)
+    return _bounded(lzma.LZMADecompressor(format=lzma.FORMAT_ALONE), payload, limit_bytes)
 
 
 # The build pipes into `zstd -22 --ultra`, so the frame has no content size and a window of 128 MiB.

@@ -50,6 +50,8 @@ class KallsymsTables:
     num_syms: int
     token_table_at: int
     token_index_end: int
+    #: To which multiple of bytes each table is aligned: 8, or 4.
+    align: int
 
 
 def kallsyms_of_image(image: KernelImage) -> list[Symbol]:
@@ -57,33 +59,39 @@ def kallsyms_of_image(image: KernelImage) -> list[Symbol]:
 
     :raise ImageError: there are no such tables (CONFIG_KALLSYMS is off) or they are damaged.
     """
-    lowest = min((segment.addr for segment in image.segments if segment.addr >> 63), default=0)
+    kernel = [segment for segment in image.segments if segment.addr >> 63]
+    if not kernel:
+        raise ImageError(image.path, "has no segment at kernel addresses; not an x86_64 kernel")
+    span = (min(segment.addr for segment in kernel), max(segment.addr + segment.mem_bytes for segment in kernel))
     for section in image.sections:
         if section.name == ".rodata" and section.has_bytes:
-            return decode_kallsyms(image.section_bytes(section), section.addr, image.path, lowest)
+            return decode_kallsyms(image.section_bytes(section), section.addr, span, image.path)
     for segment in image.segments:
         data = image.elf[segment.offset : segment.offset + segment.file_bytes]
         if find_token_table(data) is not None:
-            return decode_kallsyms(data, segment.addr, image.path, lowest)
+            return decode_kallsyms(data, segment.addr, span, image.path)
     raise _none(image.path)
 
 
-def decode_kallsyms(data: bytes, base_addr: int, name: str = "kernel image", lowest_addr: int = 0) -> list[Symbol]:
+def decode_kallsyms(data: bytes, base_addr: int, span: tuple[int, int], name: str = "kernel image") -> list[Symbol]:
     """Find and decode the tables in a kernel's read-only data.
 
     :param data: the section that holds the tables, usually ``.rodata``.
     :param base_addr: link address of its first byte.
+    :param span: link addresses of the kernel's first byte and behind its last. The first symbol that is not an
+        absolute per-CPU one must stand at the beginning (it is ``_text``), and none behind the end.
     :param name: what to call the image in errors.
-    :param lowest_addr: where the kernel's mapping begins; per-CPU symbols may lie below, nothing else.
     :return: symbols in the order of the tables, which is that of ``/proc/kallsyms``.
     :raise ImageError: no tables, or damaged ones.
     """
     tables, tokens = find_tables(data, name)
-    addrs = decode_addresses(data, base_addr, tables.num_syms_at, tables.token_index_end, tables.num_syms, lowest_addr)
+    after = -(-tables.token_index_end // tables.align) * tables.align
+    addrs = decode_addresses(data, base_addr, tables.num_syms_at, after, tables.num_syms, span)
     if addrs is None:
         raise ImageError(
             name,
-            f"has names of {tables.num_syms} symbols, but no table of ascending addresses that fits; it is damaged",
+            f"has names of {tables.num_syms} symbols, but no table of ascending addresses that fits the image; "
+            "it is damaged",
         )
     names = list(_names(data, tables, tokens))
     if not all(names):
@@ -110,7 +118,9 @@ def find_tables(data: bytes, name: str = "kernel image") -> tuple[KallsymsTables
         markers: list[int] = []
         names_end = _walk(data, names_at, token_table_at, num_syms, markers)
         if names_end and _markers_fill_the_gap(data, names_end, token_table_at, markers, num_syms):
-            return KallsymsTables(num_syms_at, names_at, names_end, num_syms, token_table_at, token_index_end), tokens
+            align = names_at - num_syms_at
+            tables = KallsymsTables(num_syms_at, names_at, names_end, num_syms, token_table_at, token_index_end, align)
+            return tables, tokens
     raise ImageError(name, "has a kallsyms token table, but no table of names that agrees with it; it is damaged")
 
 

@@ -3,55 +3,50 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from operator import le
 
 __all__ = ["decode_addresses"]
 
-_Decoder = Callable[[Sequence[int], int], list[int]]
-# Modules and the fixmap lie above the kernel image; no symbol of the image does.
-_IMAGE_MAX_BYTES = 1 << 30
+# Absolute per-CPU symbols lie below this, all others in the image.
+_PERCPU_MAX_BYTES = 1 << 30
+_FIRST_SYMBOL_WITHIN_BYTES = 4096
 
 
 def decode_addresses(
-    data: bytes, base_addr: int, num_syms_at: int, token_index_end: int, num_syms: int, lowest_addr: int
+    data: bytes, base_addr: int, num_syms_at: int, after_at: int, num_syms: int, span: tuple[int, int]
 ) -> list[int] | None:
     """The addresses in table order, or None when no table fits.
 
     :param num_syms_at: offset of kallsyms_num_syms, before which the table stands up to 6.3.
-    :param token_index_end: offset behind kallsyms_token_index, where it stands since 6.4.
-    :param lowest_addr: link address where the kernel begins.
+    :param after_at: offset of what follows kallsyms_token_index, where it stands since 6.4.
+    :param span: link addresses of the kernel's first byte and behind its last.
     """
-    for addrs in _readings(data, base_addr, num_syms_at, token_index_end, num_syms):
-        if _plausible(addrs, lowest_addr):
+    for addrs in _readings(data, base_addr, num_syms_at, after_at, num_syms):
+        if _fits(addrs, span):
             return addrs
     return None
 
 
-# Every reading of the bytes at the two places; the caller keeps the first that makes sense.
-def _readings(
-    data: bytes, base_addr: int, num_syms_at: int, token_index_end: int, num_syms: int
-) -> Iterator[list[int]]:
-    after = _aligned(token_index_end)
-    offsets_bytes, padded_bytes = 4 * num_syms, _aligned(4 * num_syms)
+# Every reading of the bytes at the two places; the caller keeps the one that makes sense.
+def _readings(data: bytes, base_addr: int, num_syms_at: int, after_at: int, num_syms: int) -> Iterator[list[int]]:
+    padded_bytes = -(-4 * num_syms // 8) * 8
     # 6.4 and later: offsets, then their base
-    offsets = _unpack(data, after, num_syms, "i")
-    base = _unpack(data, after + padded_bytes, 1, "Q")
-    yield from _relative(offsets, base)
+    offsets = _unpack(data, after_at, num_syms, "i")
+    yield from _relative(offsets, _unpack(data, after_at + padded_bytes, 1, "Q"))
     # up to 6.3: offsets, base, num_syms
     base_at = num_syms_at - 8
     yield from _relative(_unpack(data, base_at - padded_bytes, num_syms, "i"), _unpack(data, base_at, 1, "Q"))
     # absolute, at both places
-    for at in (after, num_syms_at - 8 * num_syms):
+    for at in (after_at, num_syms_at - 8 * num_syms):
         addrs = _unpack(data, at, num_syms, "Q")
         if addrs:
             yield list(addrs)
     # 7.x: relative to their own place
-    for at in {after, token_index_end}:
-        offsets = _unpack(data, at, num_syms, "i")
-        if offsets:
-            places = range(base_addr + at, base_addr + at + offsets_bytes, 4)
-            yield [place + offset for place, offset in zip(places, offsets, strict=True)]
+    if offsets:
+        places = range(base_addr + after_at, base_addr + after_at + 4 * num_syms, 4)
+        yield [place + offset for place, offset in zip(places, offsets, strict=True)]
 
 
 def _relative(offsets: Sequence[int], bases: Sequence[int]) -> Iterator[list[int]]:
@@ -63,18 +58,14 @@ def _relative(offsets: Sequence[int], bases: Sequence[int]) -> Iterator[list[int
     yield [base + (offset & 0xFFFFFFFF) for offset in offsets]
 
 
-# Ascending, in the kernel's half of the address space or among the per-CPU offsets, and in an image's span.
-def _plausible(addrs: list[int], lowest_addr: int) -> bool:
-    if not all(map(le, addrs, addrs[1:])):
+# Ascending, none outside the image but per-CPU offsets, and the first of the others at the image's beginning. The last
+# rule tells apart what ascends in several readings.
+def _fits(addrs: list[int], span: tuple[int, int]) -> bool:
+    low, high = span
+    if not all(map(le, addrs, addrs[1:])) or addrs[0] < 0 or not low <= addrs[-1] <= high:
         return False
-    if addrs[0] < 0 or addrs[-1] >> 64 or not addrs[-1] >> 63:
-        return False
-    first_kernel = next(addr for addr in addrs if addr >= _IMAGE_MAX_BYTES)
-    return first_kernel >= lowest_addr and addrs[-1] - first_kernel <= _IMAGE_MAX_BYTES and bool(first_kernel >> 63)
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // 8) * 8
+    first = addrs[bisect_left(addrs, _PERCPU_MAX_BYTES)]
+    return low <= first < low + _FIRST_SYMBOL_WITHIN_BYTES
 
 
 # Nothing when the table would not lie in the data.
