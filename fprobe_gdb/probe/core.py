@@ -5,7 +5,7 @@ It follows kernel/trace/fprobe.c and kernel/trace/rethook.c of Linux 6.3 to 6.13
 :meth:`ProbeCore.take_return_changes` ask for.
 
 Rule 1: a hit is counted for each enabled fprobe at its site: in ``hits``, in ``nmissed`` or in ``lost``, never in two.
-Rule 2: a return belongs to the nodes of the same task and the same frame, and to no others.
+Rule 2: a return belongs to the nodes of the same task, frame and return address, and to no others.
 Rule 3: a handler that raises leaves the core consistent: its locks are given back and its node is free.
 
 Where this must differ from the kernel, ``DIFFERS`` stands at the code and README.md lists it.
@@ -227,7 +227,8 @@ class ProbeCore:
 
         Handlers' writes are in ``hit.regs`` afterwards. Exceptions of handlers come through.
         """
-        # A new frame above old nodes of the same stack: their calls were cut off and never return.
+        # DIFFERS: a new frame above old nodes of the same stack: their calls were cut off and never return. The kernel
+        # keeps them, warns at the next return, and calls no handlers there.
         self._recycle(self._stacks.take_below(hit.task, hit.frame))
         at_site = self._at_site.get(hit.ip, ())
         if len(at_site) < 2:
@@ -249,11 +250,13 @@ class ProbeCore:
 
     def is_exit(self, task: int, frame: int, ret_addr: int) -> bool:
         """Whether a CPU at ``ret_addr`` with the stack pointer at ``frame + 8`` ends a call in flight."""
-        return any(node.ret_addr == ret_addr for node in self._stacks.at_frame(task, frame))
+        return bool(self._stacks.at_frame(task, frame, ret_addr))
 
     def exit(self, hit: Hit) -> None:
         """A call in flight returns: run the exit handlers, last hooked first. See :meth:`is_exit`."""
-        nodes = self._stacks.at_frame(hit.task, hit.frame)
+        # DIFFERS: calls below the returning frame were cut off, as above; the kernel would take them for this one.
+        self._recycle(self._stacks.take_below(hit.task, hit.frame))
+        nodes = self._stacks.at_frame(hit.task, hit.frame, hit.ip)
         for node in nodes:
             node.exiting = True
         try:

@@ -1,7 +1,7 @@
 """The rethook node pool and the per-task stacks of calls in flight (kernel/trace/rethook.c, Linux 6.12).
 
-A node stands for one call of a probed function that has not returned. It is found again by task and frame, never by
-return address or CPU: many calls share a return address, and tasks migrate.
+A node stands for one call of a probed function that has not returned. It is found again by task, frame and return
+address, never by return address alone or by CPU: many calls share a return address, and tasks migrate.
 """
 
 from __future__ import annotations
@@ -115,9 +115,10 @@ class ShadowStacks:
         """Distinct calls of a task in flight (several fprobes and tail calls share one frame, and count once)."""
         return len({node.frame for node in self._stacks.get(task, ())})
 
-    def at_frame(self, task: int, frame: int) -> list[RethookNode]:
+    def at_frame(self, task: int, frame: int, ret_addr: int) -> list[RethookNode]:
         """The nodes that one physical return of a task ends, in the order in which their exit handlers run."""
-        return [node for node in reversed(self._stacks.get(task, ())) if node.frame == frame and not node.exiting]
+        stack = reversed(self._stacks.get(task, ()))
+        return [n for n in stack if n.frame == frame and n.ret_addr == ret_addr and not n.exiting]
 
     def take_below(self, task: int, sp: int) -> list[RethookNode]:
         """Unlink the nodes whose return slot lies below the stack pointer on the same stack.
