@@ -132,7 +132,7 @@ class KernelImage:
         """
         for segment in self.segments:
             skip = addr - segment.addr
-            if skip >= 0 and skip + size_bytes <= segment.mem_bytes:
+            if skip >= 0 and size_bytes >= 0 and skip + size_bytes <= segment.mem_bytes:
                 start = segment.offset + skip
                 stop = min(start + size_bytes, segment.offset + segment.file_bytes)
                 return self.elf[start:stop].ljust(size_bytes, b"\0") if stop > start else bytes(size_bytes)
