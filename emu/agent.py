@@ -146,6 +146,8 @@ class Agent:
         self._to_send = memoryview(b"")
         self._current: RunningCommand | None = None
         self._in_output = False
+        # Asked for before the command had begun.
+        self._signal_at_begin: str | None = None
         #: The guest's ``uname -r`` once it is ready.
         self.release: str | None = None
         #: Whether the other end of the port is closed (QEMU has ended).
@@ -205,8 +207,12 @@ class Agent:
         if signal_name not in _SIGNALS:
             raise AgentError(f"{signal_name!r} is none of {', '.join(_SIGNALS)}")
         self.pump()
-        if self._current is not None and self._in_output:
+        if self._current is None:
+            return
+        if self._in_output:
             self._send(f"SIGNAL {self._current.token} {signal_name}\n".encode())
+        else:
+            self._signal_at_begin = signal_name
 
     def put(self, path: str, data: bytes, deadline: Deadline, *, mode: int = 0o644) -> None:
         """Write a file in the guest. Some 100 kB/s under TCG; what is known before the boot belongs into the initramfs.
@@ -246,6 +252,7 @@ class Agent:
             raise AgentNotReady(f"the guest is not up yet, cannot run {command!r}; wait for the boot first")
         if self._current is not None:
             raise AgentBusy(self._current.command)
+        self._signal_at_begin = None
         running = RunningCommand(self, command, secrets.token_hex(8), keep_output)
         self._current = running
         self._to_send = memoryview(payload)
@@ -324,6 +331,9 @@ class Agent:
             self._send(self._next_chunk())
         elif word == "BEGIN":
             self._in_output = True
+            if self._signal_at_begin is not None:
+                self._send(f"SIGNAL {current.token} {self._signal_at_begin}\n".encode())
+                self._signal_at_begin = None
         elif word == "END":
             self._in_output = False
             self._current = None

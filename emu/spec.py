@@ -22,8 +22,7 @@ _SUN_PATH_BYTES = 107
 class MachineSpec:
     """A machine to boot.
 
-    The rest of the hardware is fixed: QEMU's ``pc`` machine with its default CPU model, no disk, no network, no
-    display, two serial ports.
+    The rest of the hardware is fixed: QEMU's ``pc`` machine, no disk, no network, no display, two serial ports.
 
     :raise SpecError: when no machine can be made from it; also for a kernel file that does not exist.
     """
@@ -37,6 +36,8 @@ class MachineSpec:
     smp: int = 1
     #: One of :data:`ACCELS`.
     accel: str = "tcg"
+    #: QEMU's CPU model and flags (``-cpu``). None is the model that suits best: see :data:`emu.argv.TCG_CPU`.
+    cpu: str | None = None
     #: Additional words for the kernel's command line. They come last, so they win over ours.
     cmdline: tuple[str, ...] = ()
     #: Name or path of the QEMU program.
