@@ -15,10 +15,18 @@
     │   ├── WaitTimeout            the guest did not stop in time; has .waited_sec
     │   └── TargetLost             the guest is gone (QEMU or gdb died); has .why and .console_tail
     ├── ImageError                 not a kernel image, or a damaged one; has .path
+    │   └── BtfError               its type information is missing, damaged, or newer than we know
     ├── SymbolError
     │   ├── SymbolNotFound         has .name and .near
     │   │   └── SymbolNotCode      the name exists, but is no code that can be probed; has .why
     │   └── SymbolAmbiguous        one name, several addresses; has .name and .addrs
+    ├── TypeLookupError            the kernel's types have no such thing
+    │   ├── TypeNotFound           has .name and .near
+    │   ├── TypeAmbiguous          one name, several different types; has .name and .choices
+    │   ├── MemberNotFound         has .name, .type_name and .near; an AttributeError too
+    │   └── ElementNotFound        outside an array; an IndexError too
+    ├── WrongType                  a C type cannot do what was asked of it; a TypeError too
+    ├── StaleValue                 a value of the stopped guest, used after the guest ran on
     ├── ProbeError                 what the kernel answers with an errno; has .errno_name and .errno
     │   ├── InvalidProbe           -EINVAL
     │   ├── ProbeNotFound          -ENOENT
@@ -39,12 +47,15 @@ from collections.abc import Sequence
 
 __all__ = [
     "BreakpointRefused",
+    "BtfError",
     "ConnectionClosed",
+    "ElementNotFound",
     "FprobeGdbError",
     "GuestCallError",
     "GuestPanic",
     "ImageError",
     "InvalidProbe",
+    "MemberNotFound",
     "MemoryFault",
     "OutputClosed",
     "OutputError",
@@ -52,6 +63,7 @@ __all__ = [
     "ProbeError",
     "ProbeNotFound",
     "ProtocolError",
+    "StaleValue",
     "StateError",
     "SymbolAmbiguous",
     "SymbolError",
@@ -62,8 +74,12 @@ __all__ = [
     "TooManySites",
     "TransportError",
     "TransportTimeout",
+    "TypeAmbiguous",
+    "TypeLookupError",
+    "TypeNotFound",
     "UsageError",
     "WaitTimeout",
+    "WrongType",
 ]
 
 
@@ -168,6 +184,10 @@ class ImageError(FprobeGdbError):
         self.why = why
 
 
+class BtfError(ImageError):
+    """Type information (BTF) that is missing, damaged, or of a form that we do not know."""
+
+
 class SymbolError(FprobeGdbError):
     """A symbol look-up failed."""
 
@@ -198,6 +218,56 @@ class SymbolAmbiguous(SymbolError):
         super().__init__(f"{name!r} is at {len(addrs)} addresses: {', '.join(f'{a:#x}' for a in addrs)}; give one")
         self.name = name
         self.addrs = tuple(addrs)
+
+
+class TypeLookupError(FprobeGdbError):
+    """The kernel's types have no such thing."""
+
+
+class TypeNotFound(TypeLookupError):
+    """No C type, function or variable of this name in the kernel's type information."""
+
+    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        super().__init__(f"the kernel's type information has no {name}{hint}")
+        self.name = name
+        self.near = tuple(near)
+
+
+class TypeAmbiguous(TypeLookupError):
+    """One name stands for several different types, and the caller needs one.
+
+    :param choices: the C text of each.
+    """
+
+    def __init__(self, name: str, choices: Sequence[str]) -> None:
+        shown = "".join(f"\n  {choice}" for choice in choices)
+        super().__init__(f"{name} is {len(choices)} different things in this kernel; choose by type ID:{shown}")
+        self.name = name
+        self.choices = tuple(choices)
+
+
+class MemberNotFound(TypeLookupError, AttributeError):
+    """A structure or union has no such member. An :class:`AttributeError`, so that ``hasattr`` works."""
+
+    def __init__(self, name: str, type_name: str, near: Sequence[str] = ()) -> None:
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        super().__init__(f"{type_name} has no member {name!r}{hint}")
+        self.name = name
+        self.type_name = type_name
+        self.near = tuple(near)
+
+
+class ElementNotFound(TypeLookupError, IndexError):
+    """An index outside an array. An :class:`IndexError`, so that Python's idioms work."""
+
+
+class WrongType(FprobeGdbError, TypeError):
+    """A C type cannot do what was asked of it: a member of an integer, the size of a function, ..."""
+
+
+class StaleValue(FprobeGdbError):
+    """A value of the stopped guest was used after the guest ran on; its memory may hold anything now."""
 
 
 class ProbeError(FprobeGdbError):
