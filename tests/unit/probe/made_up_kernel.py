@@ -52,6 +52,9 @@ class MadeUpKernel:
     def first_insn(self, name: str) -> Record | None:
         return next((Record(f.addr, f.name) for f in self.functions if f.name == name and f.site is None), None)
 
+    def is_first_insn(self, ip: int) -> bool:
+        return any(f.addr == ip and f.site is None for f in self.functions)
+
     def name_at(self, ip: int) -> str:
         return next(record.name for record in self.records if record.ip == ip)
 

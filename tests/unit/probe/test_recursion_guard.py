@@ -205,6 +205,15 @@ def test_list_function_loses_nothing_of_a_disabled_fprobe_but_is_still_there(gue
     assert (fprobe.hits, fprobe.nmissed, fprobe.lost, disabled.calls) == (2, 0, 1, 0)
 
 
+def test_lost_hits_are_counted_without_anyone_listening(guest: ScriptedGuest) -> None:
+    guest.core.on_missed = None
+    fprobe = Fprobe(lambda *_: guest.call("f") and None)
+    guest.core.register_fprobe(Fprobe(), "f")
+    guest.core.register_fprobe(fprobe, "f")
+    guest.call("f")
+    assert (fprobe.hits, fprobe.lost) == (2, 1)
+
+
 def test_list_guard_is_per_context(guest: ScriptedGuest) -> None:
     rising = [Context.NORMAL, Context.HARDIRQ, Context.HARDIRQ]
 

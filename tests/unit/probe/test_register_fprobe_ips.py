@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from fprobe_gdb.errors import InvalidProbe, ProbeNotFound
-from fprobe_gdb.probe.fprobe import Fprobe
+from fprobe_gdb.probe.fprobe import FPROBE_FL_ANY_FUNCTION, Fprobe
 from tests.unit.probe.made_up_kernel import TEXT, Function, MadeUpKernel
 from tests.unit.probe.scripted_guest import ScriptedGuest
 
@@ -118,6 +118,15 @@ def test_register_fprobe_ips_takes_the_first_num_addresses(guest: ScriptedGuest)
     guest.core.register_fprobe_ips(fprobe, (KERNEL.ip("endbr"), KERNEL.ip("bare"), 1), 2)
     assert guest.core.locations(fprobe) == [KERNEL.ip("endbr"), KERNEL.ip("bare")]
     assert pool_of(guest, fprobe, "bare") == 2 * 1 * 2
+
+
+def test_any_function_flag_lets_a_first_instruction_without_a_record_in(guest: ScriptedGuest) -> None:
+    fprobe = Fprobe(flags=FPROBE_FL_ANY_FUNCTION)
+    for addr in (TEXT + 0x401, TEXT + 0x101):
+        with pytest.raises(InvalidProbe):
+            guest.core.register_fprobe_ips(fprobe, [addr])
+    guest.core.register_fprobe_ips(fprobe, [TEXT + 0x400, TEXT + 0x100])
+    assert guest.core.locations(fprobe) == [TEXT + 0x104, TEXT + 0x400]
 
 
 def test_num_beyond_the_array_is_refused_DIFFERS(guest: ScriptedGuest) -> None:
