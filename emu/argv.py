@@ -61,10 +61,6 @@ def qemu_argv(spec: MachineSpec, fds: QEMUFds) -> list[str]:
     for directory in spec.data_dirs:
         argv += ["-L", str(directory)]
     argv += ["-machine", "pc", "-accel", spec.accel, "-m", f"{spec.memory_mib}M", "-smp", str(spec.smp)]
-    if spec.accel == "tcg":
-        # CMPXCHG16B of QEMU 7.2's TCG now and then leaves garbage in EFLAGS, and Linux 6.12, whose allocator lives on
-        # it, dies in kmem_cache_alloc (seen in 7 of 11 boots; in none of 8 without the instruction).
-        argv += ["-cpu", "qemu64,-cx16"]
     cpu = spec.cpu or (TCG_CPU if spec.accel == "tcg" else None)
     if cpu is not None:
         argv += ["-cpu", cpu]
