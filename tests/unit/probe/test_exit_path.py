@@ -326,6 +326,25 @@ def test_task_that_dies_inside_an_exit_handler_gives_its_node_back_once(guest: S
     assert (fprobe.hits, fprobe.nmissed) == (4, 1)
 
 
+def test_handler_that_calls_from_higher_up_its_stack_does_not_free_the_node_under_it(guest: ScriptedGuest) -> None:
+    """The node of a running exit handler is no cut-off call, wherever the next call's frame is."""
+
+    def exit_(*_: object) -> None:
+        guest.set_sp(outer.frame)
+        guest.call("g")
+
+    outer = guest.enter("h")
+    fprobe = Fprobe(exit_handler=exit_, nr_maxactive=2)
+    guest.core.register_fprobe(fprobe, "f")
+    guest.core.register_fprobe(Fprobe(), "g")
+    guest.set_sp(outer.frame - 0x80)
+    guest.leave(guest.enter("f"))
+    assert (fprobe.exits, guest.core.calls_in_flight, guest.returns) == (1, 0, set())
+    for _ in range(3):
+        guest.enter("f", task=OTHER_TASK)
+    assert (fprobe.hits, fprobe.nmissed) == (3, 1)
+
+
 def test_return_that_ends_no_call_is_nobodys(guest: ScriptedGuest) -> None:
     fprobe = probe(guest, "f", [], "f")
     call = guest.enter("f")

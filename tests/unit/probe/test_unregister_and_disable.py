@@ -93,10 +93,11 @@ def test_registering_again_does_not_bring_back_calls_of_the_first_registration(g
 def test_unregister_inside_the_own_entry_handler_hooks_nothing(guest: ScriptedGuest) -> None:
     fprobe = Fprobe(lambda fp, *_: guest.core.unregister_fprobe(fp), ignore)
     guest.core.register_fprobe(fprobe, "f")
-    guest.call("f")
+    call = guest.enter("f")
+    assert (guest.sites, guest.returns, guest.core.calls_in_flight) == (set(), set(), 0)
+    guest.leave(call)
     guest.call("f")
     assert (fprobe.hits, fprobe.exits, fprobe.nmissed) == (1, 0, 0)
-    assert (guest.sites, guest.returns, guest.core.calls_in_flight) == (set(), set(), 0)
 
 
 def test_unregister_inside_the_own_exit_handler_ends_with_this_exit(guest: ScriptedGuest) -> None:
