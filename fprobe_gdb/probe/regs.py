@@ -91,6 +91,17 @@ class PtRegs:
             raise AttributeError(f"pt_regs has no {name!r}; it has {', '.join(_NAMES)}")
         self._values[name] = int(value) & MASK64
 
+    # The default copy asks a half-made object for its attributes, which __getattr__ answers from what is not there yet.
+    def __copy__(self) -> PtRegs:
+        made = object.__new__(PtRegs)
+        for slot in self.__slots__:
+            value = getattr(self, slot)
+            object.__setattr__(made, slot, dict(value) if isinstance(value, dict) else value)
+        return made
+
+    def __deepcopy__(self, memo: dict[int, object]) -> PtRegs:
+        return self.__copy__()
+
     def __repr__(self) -> str:
         return "PtRegs(" + ", ".join(f"{name}={self._values[name]:#x}" for name in _NAMES) + ")"
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import pytest
 
 from fprobe_gdb.probe.fprobe import Fprobe
@@ -86,6 +89,16 @@ def test_unknown_register_is_an_AttributeError_that_lists_the_known_ones() -> No
     with pytest.raises(AttributeError):
         regs.side = Side.EXIT  # type: ignore[misc]
     assert "di=0x105" in repr(regs)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_copy_is_a_snapshot_that_later_writes_do_not_reach(copied: Callable[[PtRegs], PtRegs]) -> None:
+    regs = regs_at(Side.ENTRY)
+    kept = copied(regs)
+    regs.di = 1
+    kept.si = 2
+    assert (kept.di, regs.si, kept.side) == (VCPU["di"], VCPU["si"], Side.ENTRY)
+    assert regs.take_effective_writes() == {"di": 1}
 
 
 # Section: override_return
