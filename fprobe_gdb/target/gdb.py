@@ -62,9 +62,9 @@ _SETTINGS = (
     "mi-async on",
     "breakpoint always-inserted on",
     "breakpoint auto-hw off",
-    # What the guest or a handler changes must be seen at once.
-    "stack-cache off",
-    "code-cache off",
+    # Only gdb's own look at a stopped guest's code is cached (until the next resume); -data-read-memory-bytes never is.
+    "code-cache on",
+    "stack-cache on",
     "backtrace limit 1",
 )
 # What gdb says when the other end of its connection is gone.
@@ -92,6 +92,8 @@ class GdbTarget:
         self._registers: dict[int, Registers] = {}
         self._unchecked: list[tuple[MiResult, Callable[[MiResult], None]]] = []
         self._breakpoints: dict[tuple[int, BreakpointKind], str] = {}
+        # ip of vCPUs, not yet written: one of them can go with the resume.
+        self._ips_to_write: dict[int, int] = {}
         self._locked = False
         self._interrupted = False
         try:
@@ -134,12 +136,12 @@ class GdbTarget:
         for name, value in values.items():
             if name not in _WRITABLE or not 0 <= value <= MASK64:
                 raise UsageError(f"cannot set register {name!r} to {value:#x}; names: {', '.join(sorted(_WRITABLE))}")
-        thread = self._threads[self._known(vcpu)]
+        self._known(vcpu)
         for name, value in values.items():
-            value = value & 0xFFFFFFFF if name == "flags" else value
-            self._queue(
-                f'-data-evaluate-expression --thread {thread} "${GDB_NAMES.get(name, name)}={value:#x}"', _check
-            )
+            if name == "ip":
+                self._ips_to_write[vcpu] = value
+            else:
+                self._assign(vcpu, name, value & 0xFFFFFFFF if name == "flags" else value)
         self._registers.pop(vcpu, None)
 
     def read_memory(self, addr: int, size_bytes: int, *, vcpu: int = 0) -> bytes:
@@ -224,7 +226,13 @@ class GdbTarget:
         self._need_stopped("resuming")
         running = [vcpu for vcpu in self._vcpus if vcpu not in hold] or [self._vcpus[0]]
         self._lock(len(running) < len(self._vcpus))
-        self._go(f"-exec-continue --thread {self._threads[running[0]]}" if self._locked else "-exec-continue")
+        first = next((vcpu for vcpu in running if vcpu in self._ips_to_write), running[0])
+        thread = self._threads[running[0] if self._locked else first]
+        if (self._locked and first != running[0]) or first not in self._ips_to_write:
+            self._go(f"-exec-continue --thread {thread}")
+        else:
+            # Assigning $rip costs gdb another look at registers and code; a jump is the write and the resume alone.
+            self._go(f"-exec-jump --thread {thread} *{self._ips_to_write.pop(first):#x}")
 
     def step(self, vcpu: int, deadline: Deadline) -> None:
         """Run one instruction of one vCPU. QEMU masks interrupts and timers meanwhile.
@@ -281,6 +289,7 @@ class GdbTarget:
         if self._state is TargetState.RUNNING:
             self._stop_now()
         self._need_stopped("detaching")
+        self._write_ips()
         self._exchange()
         result = self._session.queue("-target-detach")
         with self._lost_on_close():
@@ -390,6 +399,15 @@ class GdbTarget:
 
     # Exchanges.
 
+    def _assign(self, vcpu: int, name: str, value: int) -> None:
+        assignment = f"${GDB_NAMES.get(name, name)}={value:#x}"
+        self._queue(f'-data-evaluate-expression --thread {self._threads[vcpu]} "{assignment}"', _check)
+
+    def _write_ips(self) -> None:
+        ips, self._ips_to_write = self._ips_to_write, {}
+        for vcpu, value in ips.items():
+            self._assign(vcpu, "ip", value)
+
     def _queue(self, command: str, check: Callable[[MiResult], None]) -> None:
         self._unchecked.append((self._session.queue(command), check))
 
@@ -424,6 +442,7 @@ class GdbTarget:
 
     def _go(self, command: str) -> None:
         self._registers.clear()
+        self._write_ips()
         self._queue(command, _check)
         self._state = TargetState.RUNNING
         with self._lost_on_close():
@@ -433,6 +452,7 @@ class GdbTarget:
         return self._session.queue(f"-data-read-memory-bytes {addr:#x} {size_bytes}")
 
     def _fetch_registers(self, vcpus: Sequence[int]) -> None:
+        self._write_ips()
         reads = {
             vcpu: self._session.queue(
                 f"-data-list-register-values --thread {self._threads[vcpu]} x {self._number_list}"
@@ -445,11 +465,11 @@ class GdbTarget:
         self._exchange()
         for vcpu, result in reads.items():
             _check(result)
-            values = {int(item["number"]): item["value"] for item in result.payload["register-values"]}
+            values = result.register_values
             try:
-                self._registers[vcpu] = {name: int(values[number], 16) for name, number in self._numbers.items()}
-            except (KeyError, ValueError):
-                raise ProtocolError("gdb gave strange register values", str(values)) from None
+                self._registers[vcpu] = {name: values[number] for name, number in self._numbers.items()}
+            except KeyError:
+                raise ProtocolError("gdb gave strange register values", result.line) from None
 
 
 def _threads_by_vcpu(result: MiResult) -> dict[int, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pygdbmi import gdbmiparser
@@ -21,6 +21,7 @@ __all__ = ["MiConversation", "MiEvent", "MiResult", "c_string"]
 _MAX_LINE_BYTES = 1 << 22
 
 _RESULT = re.compile(rb"(\d*)\^(\w+)")
+_REGISTER = re.compile(rb'\{number="(\d+)",value="(0x[0-9a-f]+)"\}')
 # Asynchronous records that somebody needs. The others (breakpoint-modified, one a hit) are not even parsed.
 _EVENTS = (b"*stopped", b"=thread-group-exited")
 
@@ -32,11 +33,22 @@ class MiResult:
     command: str
     #: None until gdb answered; then ``"done"``, ``"running"``, ``"connected"``, ``"error"`` or ``"exit"``.
     status: str | None = None
-    payload: dict[str, Any] = field(default_factory=dict)
+    #: The record as it came.
+    line: bytes = b""
     #: What gdb and the target printed since the answer before.
     output: str = ""
     #: What gdb complained about since the answer before.
     log: str = ""
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The record's results, by pygdbmi. Parsed when asked for, since that takes longer than gdb's own work."""
+        return _parse(self.line)["payload"] or {} if self.line else {}
+
+    @property
+    def register_values(self) -> dict[int, int]:
+        """The results of ``-data-list-register-values x``, read the fast way: pygdbmi takes 0.8 ms for 23 registers."""
+        return {int(number): int(value, 16) for number, value in _REGISTER.findall(self.line)}
 
     @property
     def error(self) -> str | None:
@@ -127,7 +139,7 @@ class MiConversation:
         if match is None or result is None:
             raise ProtocolError("gdb printed something that is no MI record of ours", line)
         result.status = match[2].decode()
-        result.payload = _parse(line)["payload"] or {}
+        result.line = line
         result.output, result.log = "".join(self._output), "".join(self._log)
         self._output.clear()
         self._log.clear()
