@@ -48,9 +48,10 @@ from images.progress import Report
 
 __all__ = ["Kernel"]
 
-# Registration and look-up go to the core as they are.
 _CALL_SEC = 30.0
 _CONSOLE_TAIL = 20
+# Between the end of the debugger's connection and the end of QEMU.
+_LAST_WORDS_SEC = 2.0
 
 
 class Kernel:
@@ -194,20 +195,28 @@ class Kernel:
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except (TargetLost, TransportError, AgentLost) as error:
-            try:
-                self._pump()
-            except GuestPanicError as panic:
-                raise GuestPanic(panic.console_tail) from error
-            except GuestLostError as lost:
-                raise TargetLost(f"QEMU ended (exit code {lost.exit_code})", lost.console_tail) from error
-            if isinstance(error, TargetLost):
-                raise TargetLost(error.why, self.machine.console.tail(_CONSOLE_TAIL)) from error
-            raise
-        except GuestPanicError as panic:
-            raise GuestPanic(panic.console_tail) from panic
+        except (TargetLost, TransportError, AgentLost, GuestLostError) as error:
+            raise self._explain(error) from error
+
+    def _explain(self, error: Exception) -> Exception:
+        try:
+            # QEMU says goodbye before it ends; its console is complete once it has.
+            deadline = Deadline(_LAST_WORDS_SEC)
+            while not isinstance(error, GuestLostError) and not deadline.expired:
+                self.machine.wait(deadline)
         except GuestLostError as lost:
-            raise TargetLost(f"QEMU ended (exit code {lost.exit_code})", lost.console_tail) from lost
+            error = lost
+        for line in self.machine.console.pump():
+            if self.on_console:
+                self.on_console(line)
+        match error:
+            case GuestPanicError():
+                return GuestPanic(error.console_tail)
+            case GuestLostError():
+                return TargetLost(f"QEMU ended (exit code {error.exit_code})", error.console_tail)
+            case TargetLost():
+                return TargetLost(error.why, self.machine.console.tail(_CONSOLE_TAIL))
+        return error
 
     # Section: fprobes (the kernel's own functions, with typed errors for its errnos)
 
@@ -232,6 +241,10 @@ class Kernel:
         """Remove a probe. Calls in flight return normally, without their exit handler."""
         self._core.unregister_fprobe(fp)
 
+    def unregister_all(self) -> None:
+        """Remove all probes, newest first."""
+        self._core.unregister_all()
+
     def disable_fprobe(self, fp: Fprobe) -> None:
         """Stop calling the handlers; nothing is counted until :meth:`enable_fprobe`."""
         self._core.disable_fprobe(fp)
@@ -251,6 +264,11 @@ class Kernel:
     def num_possible_cpus(self) -> int:
         """``num_possible_cpus()`` of the guest."""
         return self._core.possible_cpus
+
+    @property
+    def calls_in_flight(self) -> int:
+        """Calls, for each fprobe, whose return is awaited."""
+        return self._core.calls_in_flight
 
     def depth(self, task: int) -> int:
         """How many probed calls of a task are in flight."""

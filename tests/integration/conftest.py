@@ -1,0 +1,61 @@
+"""Guests for the integration tests: booted once a session for each way to run them, shared by the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fprobe_gdb import Kernel
+
+CATALOG = ("6.1", "6.12")
+
+
+class GuestPool:
+    """Boots a guest at its first use and keeps the last few: two cores do not serve many idle guests."""
+
+    LIMIT = 3
+
+    def __init__(self) -> None:
+        self._guests: dict[tuple[tuple[str, object], ...], Kernel] = {}
+
+    def get(self, **options: object) -> Kernel:
+        """A guest booted with these options, alive and without probes."""
+        key = tuple(sorted(options.items()))
+        k = self._guests.pop(key, None)
+        if k is not None and k.machine.poll() is not None:
+            k.close()
+            k = None
+        if k is None:
+            while len(self._guests) >= self.LIMIT:
+                self._guests.pop(next(iter(self._guests))).close()
+            k = Kernel.boot(**options)  # type: ignore[arg-type]
+        self._guests[key] = k
+        return k
+
+    def close(self) -> None:
+        for k in self._guests.values():
+            k.close()
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[GuestPool]:
+    guests = GuestPool()
+    yield guests
+    guests.close()
+
+
+@pytest.fixture
+def guest(pool: GuestPool) -> Iterator[Callable[..., Kernel]]:
+    """``guest(kernel="6.1", smp=2, ...)``: a shared guest; its probes are removed after the test."""
+    used: list[Kernel] = []
+
+    def get(**options: object) -> Kernel:
+        k = pool.get(**{"backend": "rsp", "smp": 2, "kernel": "6.1", **options})
+        used.append(k)
+        return k
+
+    yield get
+    for k in used:
+        k.unregister_all()
+        k.on_missed = k.on_console = None
