@@ -48,7 +48,8 @@ def _match_index(records: FtraceRecords, text: str) -> set[int]:
         return set()
     hexadecimal, octal, decimal = read.groups()
     index = int(hexadecimal, 16) if hexadecimal else int(octal, 8) if octal else int(decimal)
-    return {records.records[index - 1].ip} if 1 <= index <= len(records.records) else set()
+    record = records.by_index(index)
+    return {record.ip} if record else set()
 
 
 def _no_match(records: FtraceRecords, pattern: str, what: str) -> InvalidProbe:

@@ -30,6 +30,13 @@ class FtraceRecords(Protocol):
         """All ftrace records in the kernel's order."""
         ...
 
+    def by_index(self, number: int) -> FtraceRecord | None:
+        """Line ``number``, from 1, of ``available_filter_functions``; None when there is no such line.
+
+        Linux 6.1 counts, and never probes, lines of overridden weak functions, which are not in :attr:`records`.
+        """
+        ...
+
     def ftrace_location(self, ip: int) -> int:
         """``ftrace_location()``: the record that ``ip`` is the function start of or lies inside of, 0 for none."""
         ...

@@ -25,6 +25,10 @@ class ImageRecords:
         """All ftrace records in the kernel's order."""
         return self._locations.records
 
+    def by_index(self, number: int) -> Location | None:
+        """Line ``number``, from 1, of ``available_filter_functions``."""
+        return self._locations.by_index(number)
+
     def ftrace_location(self, ip: int) -> int:
         """The location that ``ip`` is the function start of or lies inside of, 0 for none."""
         return self._locations.ftrace_location(ip)

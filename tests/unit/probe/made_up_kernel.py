@@ -39,6 +39,9 @@ class MadeUpKernel:
         """The location of the first function of this name."""
         return next(record.ip for record in self.records if record.name == name)
 
+    def by_index(self, number: int) -> Record | None:
+        return self.records[number - 1] if 0 < number <= len(self.records) else None
+
     def ftrace_location(self, ip: int) -> int:
         for record in self.records:
             if record.ip <= ip < record.ip + FENTRY_BYTES:
