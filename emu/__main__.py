@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -34,6 +35,7 @@ def main() -> None:
 @click.option("--append", multiple=True, help="Word for the kernel's command line; may be repeated.")
 @click.option("--qemu", default="qemu-system-x86_64", show_default=True, help="QEMU program.")
 @click.option("--timeout", "timeout_sec", default=120.0, show_default=True, help="Limit for the boot, in seconds.")
+@click.option("-v", "--verbose", is_flag=True, help="Say on standard error how long the boot took.")
 @click.option("--dry-run", is_flag=True, help="Only print QEMU's command line.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def boot(
@@ -45,6 +47,7 @@ def boot(
     append: tuple[str, ...],
     qemu: str,
     timeout_sec: float,
+    verbose: bool,
     dry_run: bool,
     command: tuple[str, ...],
 ) -> None:
@@ -64,7 +67,7 @@ def boot(
         if dry_run:
             click.echo(_dry_run(spec))
             return
-        status = _boot(spec, command, timeout_sec)
+        status = _boot(spec, command, timeout_sec, verbose)
     except (EmuError, ImagesError) as error:
         raise click.ClickException(str(error)) from error
     sys.exit(status)
@@ -80,11 +83,14 @@ def _kernel(named: str | None) -> Path:
         return images.kernel(named, progress=report).vmlinuz
 
 
-def _boot(spec: MachineSpec, command: tuple[str, ...], timeout_sec: float) -> int:
+def _boot(spec: MachineSpec, command: tuple[str, ...], timeout_sec: float, verbose: bool) -> int:
+    started = time.monotonic()
     with Machine(spec) as machine:
         if sys.stderr.isatty():
             machine.console.tap = _to_stderr
         machine.wait_boot(Deadline(timeout_sec))
+        if verbose:
+            click.echo(f"{machine.agent.release} up after {time.monotonic() - started:.2f} s", err=True)
         if not command:
             return shell(machine)
         text = command[0] if len(command) == 1 else shlex.join(command)

@@ -19,7 +19,8 @@ Guest to host, messages that begin with :data:`PREFIX` and end with a newline::
     END <token> <status>           the output is complete
 
 The token is random and never given to the command, so no output can be mistaken for the END of its own command. Bytes
-outside BEGIN and END come from background processes of earlier commands and are dropped.
+outside BEGIN and END come from background processes of the last command and are dropped. They may live on, but lose
+their standard output when the next command begins (SIGPIPE), unless they have redirected it.
 
 Rules: nothing here waits but :meth:`RunningCommand.wait` and what is built upon it; one command at a time; the
 command's text is data, it meets no shell but the guest's.
