@@ -374,15 +374,15 @@ class GdbTarget:
             raise
 
     def _read_stop(self, event: MiEvent) -> Stop:
-        reason = event.payload.get("reason")
-        signal = event.payload.get("signal-name")
+        reason = event.get("reason")
+        signal = event.get("signal-name")
         if event.name == "error":
             message = str(event.payload.get("msg"))
             _check_there(message)
             raise ProtocolError("gdb failed while the guest ran", message)
         if event.name != "stopped" or str(reason).startswith("exited"):
             raise TargetLost("QEMU closed the connection to gdb, or exited")
-        thread = str(event.payload.get("thread-id", self._threads[self._vcpus[0]]))
+        thread = event.get("thread-id") or self._threads[self._vcpus[0]]
         vcpu = self._vcpu_of_thread.get(thread)
         if vcpu is None:
             raise ProtocolError("gdb names a thread that is no vCPU", thread)
@@ -417,7 +417,7 @@ class GdbTarget:
                 _check_there(result.error or "")
             for event in self._session.take_events():
                 self._read_stop(event)
-                raise ProtocolError("gdb reports a stop of a stopped guest", str(event.payload))
+                raise ProtocolError("gdb reports a stop of a stopped guest", event.line)
         self._check_replies()
 
     def _check_replies(self) -> None:

@@ -35,15 +35,23 @@ class MiResult:
     status: str | None = None
     #: The record as it came.
     line: bytes = b""
-    #: What gdb and the target printed since the answer before.
-    output: str = ""
-    #: What gdb complained about since the answer before.
-    log: str = ""
+    #: Stream records since the answer before: what gdb and the target printed, what gdb complained about.
+    streams: tuple[bytes, ...] = ()
 
     @property
     def payload(self) -> dict[str, Any]:
         """The record's results, by pygdbmi. Parsed when asked for, since that takes longer than gdb's own work."""
         return _parse(self.line)["payload"] or {} if self.line else {}
+
+    @property
+    def output(self) -> str:
+        """What gdb and the target printed since the answer before."""
+        return _text(self.streams, b"~@")
+
+    @property
+    def log(self) -> str:
+        """What gdb complained about since the answer before."""
+        return _text(self.streams, b"&")
 
     @property
     def register_values(self) -> dict[int, int]:
@@ -65,7 +73,17 @@ class MiEvent:
     """
 
     name: str
-    payload: dict[str, Any]
+    line: bytes
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """The record's results, by pygdbmi."""
+        return _parse(self.line)["payload"] or {}
+
+    def get(self, key: str) -> str | None:
+        """One result whose value is a plain string; the fast way, since one such record comes with every hit."""
+        match = re.search(rb'[,^]%b="([^"\\]*)"' % key.encode(), self.line)
+        return match[1].decode() if match else None
 
 
 def c_string(text: str) -> str:
@@ -85,8 +103,7 @@ class MiConversation:
         self._line = bytearray()
         self._next_token = 1
         self._waiting: dict[int, MiResult] = {}
-        self._output: list[str] = []
-        self._log: list[str] = []
+        self._streams: list[bytes] = []
         #: Asynchronous records that came, oldest first.
         self.events: deque[MiEvent] = deque()
 
@@ -97,11 +114,6 @@ class MiConversation:
         self._next_token += 1
         self._waiting[token] = result
         return result, f"{token}{text}\n".encode()
-
-    @property
-    def log(self) -> str:
-        """What gdb complained about since its last answer."""
-        return "".join(self._log)
 
     def feed(self, data: bytes) -> None:
         """Take what gdb printed, in pieces of any size.
@@ -119,14 +131,12 @@ class MiConversation:
         if not line or line.startswith(b"(gdb)"):
             return
         match line[:1]:
-            case b"~" | b"@":
-                self._output.append(_parse(line)["payload"] or "")
-            case b"&":
-                self._log.append(_parse(line)["payload"] or "")
+            case b"~" | b"@" | b"&":
+                self._streams.append(line)
             case b"*" | b"=":
-                if line.startswith(_EVENTS):
-                    record = _parse(line)
-                    self.events.append(MiEvent(record["message"], record["payload"] or {}))
+                name = next((name for name in _EVENTS if line.startswith(name)), None)
+                if name is not None:
+                    self.events.append(MiEvent(name[1:].decode(), line))
             case _:
                 self._take_result(line)
 
@@ -134,15 +144,18 @@ class MiConversation:
         match = _RESULT.match(line)
         result = self._waiting.pop(int(match[1]), None) if match and match[1] else None
         if match is not None and result is None and match[2] == b"error":
-            self.events.append(MiEvent("error", _parse(line)["payload"] or {}))
+            self.events.append(MiEvent("error", line))
             return
         if match is None or result is None:
             raise ProtocolError("gdb printed something that is no MI record of ours", line)
         result.status = match[2].decode()
         result.line = line
-        result.output, result.log = "".join(self._output), "".join(self._log)
-        self._output.clear()
-        self._log.clear()
+        result.streams = tuple(self._streams)
+        self._streams.clear()
+
+
+def _text(streams: tuple[bytes, ...], kinds: bytes) -> str:
+    return "".join(_parse(line)["payload"] or "" for line in streams if line[0] in kinds)
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -26,11 +26,6 @@ class MiSession:
         self._queued: list[bytes] = []
         self._unanswered: list[MiResult] = []
 
-    @property
-    def log(self) -> str:
-        """What gdb complained about since its last answer."""
-        return self._mi.log
-
     def queue(self, command: str) -> MiResult:
         """Send it with the next exchange."""
         result, wire = self._mi.command(command)

@@ -2,8 +2,9 @@
 
 Each way gets a guest of its own, booted the same, in which ``vfs_read`` is called 500 times by
 ``dd if=/dev/zero of=/dev/null bs=1 count=500``. At each hit the registers and 8 bytes at ``sp`` are read and ``ip`` is
-moved past the fentry NOP. A cost is the median of the times from hit to hit, so that another program's turn on the
-processor does not count.
+moved past the fentry NOP. Only hits in a row that are that dd's count (``count`` is 1: between two of them the guest
+does the same work, whatever else it is at). A cost is the median of the times from hit to hit, so that another
+program's turn on the processor does not count.
 
 gdb's own way is a ``gdb.Breakpoint`` whose ``stop()`` reads ``$rsp`` and that word and returns False, in a gdb without
 any other settings; gdb then steps over the NOP itself.
@@ -46,14 +47,15 @@ class Hit(gdb.Breakpoint):
     def stop(self):
         sp = int(gdb.parse_and_eval("$rsp"))
         bytes(gdb.selected_inferior().read_memory(sp, 8))
-        Hit.times.append(time.monotonic())
+        Hit.times.append((int(gdb.parse_and_eval("$rdx")), time.monotonic()))
         return len(Hit.times) > {hits}
 gdb.execute("set pagination off")
 gdb.execute("target remote {path}")
 Hit("*{addr:#x}")
 gdb.execute("continue")
 import statistics
-print("SECONDS_PER_HIT", statistics.median(b - a for a, b in zip(Hit.times, Hit.times[1:])))
+pairs = zip(Hit.times, Hit.times[1:])
+print("SECONDS_PER_HIT", statistics.median(t2 - t1 for (dx1, t1), (dx2, t2) in pairs if dx1 == dx2 == 1))
 gdb.execute("kill")
 """
 
@@ -74,9 +76,9 @@ def cost_of_target(target: Target, addr: int, hits: int, deadline: Deadline) -> 
         assert registers["ip"] == addr
         target.read_memory(registers["sp"], 8, vcpu=stop.vcpu)
         target.write_registers(stop.vcpu, {"ip": addr + NOP_BYTES})
-        times.append(time.monotonic())
+        times.append((registers["dx"], time.monotonic()))
     target.remove_breakpoint(addr, BreakpointKind.SOFTWARE)
-    return statistics.median(later - earlier for earlier, later in itertools.pairwise(times))
+    return statistics.median(t2 - t1 for (dx1, t1), (dx2, t2) in itertools.pairwise(times) if dx1 == dx2 == 1)
 
 
 def cost_of_gdb_python(socket_path: Path, addr: int, hits: int, deadline: Deadline) -> float:
