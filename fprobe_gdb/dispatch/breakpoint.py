@@ -181,16 +181,14 @@ class BreakpointDispatch:
         return next((vcpu for vcpu, ip in ips if ip in self.plants and vcpu not in self._parked), None)
 
     def _handle(self, state: CpuState) -> None:
-        for call in self._calls:
-            if call.ends_at(state):
-                call.finish(state)
-                self._parked.add(state.vcpu)
-                return
         roles = self.plants.roles(state.ip)
         if roles & Role.RETURN and self.core.is_exit(state.task, (state.sp - 8) & MASK64, state.ip):
-            # Where the address stays planted, for other calls or because a function starts there (behind a call that
-            # never returns), the vCPU comes here once more.
+            # Where the address stays planted, for other calls, because a handler's call lands here, or because a
+            # function starts here (behind a call that never returns), the vCPU comes here once more.
             self._exit(state)
+        elif call := next((call for call in self._calls if call.ends_at(state)), None):
+            call.finish(state)
+            self._parked.add(state.vcpu)
         elif roles & (Role.ENTRY | Role.TASK_DEAD):
             self._entry(state, roles)
         else:

@@ -33,7 +33,7 @@ from emu.errors import AgentLost, BootTimeout, CommandTimeout, GuestLostError, G
 from emu.machine import Machine
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch, RunEnd
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
-from fprobe_gdb.errors import GuestPanic, MemoryFault, StateError, TargetLost, TooManySites, TransportError
+from fprobe_gdb.errors import GuestPanic, MemoryFault, StateError, TargetLost, TooManySites, TransportError, UsageError
 from fprobe_gdb.events import MissReason
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.probe.core import Hit, ProbeCore
@@ -147,11 +147,21 @@ class Kernel:
         :param command: text for the guest's ``sh``; no host shell sees it.
         :raise CommandTimeout: when it does not end in time; it goes on when the guest runs again.
         """
+        deadline = Deadline(timeout_sec)
         running = self.start(command)
-        if self.run(timeout_sec=timeout_sec, until=lambda: running.poll() is not None) is RunEnd.TIMEOUT:
+        try:
+            end = self._run(deadline, lambda: running.poll() is not None)
+        except (TargetLost, GuestPanic, KeyboardInterrupt):
+            raise
+        except BaseException:
+            # A handler failed. Its fprobes are gone, the command goes on to its end, and then he is told.
+            self._run(deadline, lambda: running.poll() is not None)
+            raise
+        if end is RunEnd.TIMEOUT:
             raise CommandTimeout(command, timeout_sec, running.take_output())
         result = running.poll()
-        assert result is not None
+        if result is None:
+            raise UsageError(f"a handler called stop() before {command!r} ended; use start() and run() for that")
         return result
 
     def start(self, command: str) -> RunningCommand:
@@ -170,7 +180,7 @@ class Kernel:
         return self._run(Deadline(timeout_sec), until or (lambda: False))
 
     def stop(self) -> None:
-        """From a handler: end the current :meth:`run` or :meth:`shell` as soon as this hit is handled."""
+        """From a handler: end the current :meth:`run` as soon as this hit is handled."""
         self._stop_requested = True
 
     def _run(self, deadline: Deadline, until: Callable[[], bool]) -> RunEnd:
@@ -256,6 +266,11 @@ class Kernel:
     def fprobe_is_registered(self, fp: Fprobe) -> bool:
         """As the kernel's: stays true after unregistration."""
         return self._core.fprobe_is_registered(fp)
+
+    @property
+    def fprobes(self) -> list[Fprobe]:
+        """Registered fprobes, newest first."""
+        return self._core.fprobes
 
     def locations(self, fp: Fprobe) -> list[int]:
         """The ftrace locations that a registered fprobe probes."""
