@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from emu.deadline import Deadline
-from fprobe_gdb.errors import ProtocolError, TransportTimeout
+from fprobe_gdb.errors import ConnectionClosed, ProtocolError, TransportTimeout
 from fprobe_gdb.transport.rsp import INTERRUPT, PacketParser, frame
 
 __all__ = ["Request", "RspSession", "is_exit_report", "is_stop_report"]
@@ -133,6 +133,8 @@ class RspSession:
         if not data:
             raise TransportTimeout(waiting_for, deadline.seconds)
         self._take(data)
+        if any(map(is_exit_report, self.reports)):
+            raise ConnectionClosed("the gdbstub says goodbye")
 
     def _take(self, data: bytes) -> None:
         self._parser.feed(data)
