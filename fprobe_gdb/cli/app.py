@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -11,6 +13,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from fprobe_gdb.cli.doctor import doctor
+from fprobe_gdb.cli.endings import Endings, endings
 from fprobe_gdb.cli.exits import ExitCode, describe, exit_code
 from fprobe_gdb.cli.list import list_
 from fprobe_gdb.cli.run import run
@@ -20,11 +23,15 @@ from fprobe_gdb.output.base import discard_output
 
 __all__ = ["main"]
 
+click.rich_click.MAX_WIDTH = 100
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fprobe-gdb")
 def cli() -> None:
     """fprobe without the kernel's help: trace the functions of a Linux kernel from outside, under QEMU.
+
+    Examples:
 
     \b
     fprobe-gdb trace -i 'vfs_*' -- cat /etc/motd
@@ -33,7 +40,10 @@ def cli() -> None:
     fprobe-gdb doctor
 
     Exit codes: 0 ok, 1 a handler or assertion failed, 2 usage, 3 no function matched, 4 the guest died, 5 timeout,
-    130 Ctrl-C.
+    130 Ctrl-C (143 SIGTERM, 129 SIGHUP).
+
+    \b
+    Completion for bash: eval "$(_FPROBE_GDB_COMPLETE=bash_source fprobe-gdb)"
     """
 
 
@@ -43,12 +53,17 @@ for command in (list_, trace, run, doctor):
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit. Never shows a traceback, but that of a user's own handler."""
-    sys.exit(int(_run(argv)))
+    with endings() as ended:
+        code = _run(argv, ended)
+        # What is left is Python's own end, which a last Ctrl-C must not spoil.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _run(argv: Sequence[str] | None, ended: Endings) -> int:
     try:
         result = cli.main(args=None if argv is None else list(argv), prog_name="fprobe-gdb", standalone_mode=False)
+        sys.stdout.flush()
         return int(result) if isinstance(result, int) else ExitCode.OK
     except click.ClickException as error:
         error.show()
@@ -60,9 +75,19 @@ def _run(argv: Sequence[str] | None) -> int:
         discard_output(sys.stdout)
         return ExitCode.OK
     except (click.Abort, KeyboardInterrupt):
-        return ExitCode.INTERRUPTED
+        _complain(f"interrupted{ended.by}")
+        return ended.exit_code
     except Exception as error:
         if os.environ.get("FPROBE_GDB_TRACEBACK"):
             raise
-        click.echo(f"fprobe-gdb: {describe(error)}", err=True)
+        if isinstance(error, OSError):
+            # Standard output cannot be written to; neither can what its buffer still holds.
+            discard_output(sys.stdout)
+        _complain(describe(error))
         return exit_code(error)
+
+
+# The terminal may be gone: after SIGHUP, say.
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(f"fprobe-gdb: {text}", err=True)

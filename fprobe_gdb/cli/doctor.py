@@ -36,7 +36,15 @@ class Finding:
 
 @click.command("doctor")
 def doctor() -> int:
-    """Tell what is missing on this machine, and how to get it. Exit code 1 when something needed is missing."""
+    """Tell what is missing on this machine, and how to get it.
+
+    Examples:
+
+    \b
+    fprobe-gdb doctor
+
+    Exit code 1 when something is missing that the tool needs.
+    """
     findings = list(examine())
     for finding in findings:
         mark = "ok     " if finding.ok else ("optional" if finding.optional else "MISSING")
@@ -47,9 +55,8 @@ def doctor() -> int:
 def examine() -> Iterator[Finding]:
     """Look at what the tool needs, one thing after the other."""
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Finding(sys.version_info >= (3, 11), "Python", f"{version}" + (
-        "" if sys.version_info >= (3, 11) else "; 3.11 or later is needed"
-    ))  # fmt: skip
+    recent = sys.version_info >= (3, 11)
+    yield Finding(recent, "Python", version + ("" if recent else "; 3.11 or later is needed"))
     yield _program("QEMU", "qemu-system-x86_64", "qemu-system-x86")
     yield _program("GDB", "gdb", "gdb", needed_for="--backend gdb, the default; --backend rsp does without")
     yield _program("C compiler", "gcc", "gcc libc6-dev", needed_for="the workload in the guest")
@@ -82,11 +89,12 @@ def _initramfs() -> Finding:
     return Finding(True, "guest root filesystem", f"{size_bytes / 1e6:.1f} MB, from {BUSYBOX}")
 
 
+# Only a guest that boots would prove that KVM works: in a virtual machine, say, the device may be there and of no use.
 def _kvm() -> Finding:
     device = Path("/dev/kvm")
     if os.access(device, os.R_OK | os.W_OK):
-        return Finding(True, "KVM", "usable (--accel kvm)")
-    why = "not ours to use: join the group kvm" if device.exists() else "this machine has none"
+        return Finding(True, "KVM", f"{device} can be opened, not tried; optional (--accel kvm), TCG does without")
+    why = "not ours to open: join the group kvm" if device.exists() else "this machine has none"
     return Finding(False, "KVM", f"{why}; guests run under TCG, which is all this tool needs", optional=True)
 
 

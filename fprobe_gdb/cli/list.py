@@ -5,13 +5,14 @@ from __future__ import annotations
 import rich_click as click
 
 from fprobe_gdb.cli.options import kernel_option
-from fprobe_gdb.cli.progress import reporting
+from fprobe_gdb.cli.progress import working
 from fprobe_gdb.errors import InvalidProbe
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
-from fprobe_gdb.kernel.locations import Location
+from fprobe_gdb.probe.filters import match_filter
 from fprobe_gdb.probe.glob import MatchType, matcher, parse_filter
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
+from images.progress import Progress
 
 __all__ = ["list_"]
 
@@ -23,6 +24,8 @@ __all__ = ["list_"]
 def list_(verbose: bool, kernel: str | None, patterns: tuple[str, ...]) -> None:
     """Show the functions that match, with their ftrace location and the kind of site.
 
+    Examples:
+
     \b
     fprobe-gdb list 'vfs_*'
     fprobe-gdb list -v schedule __schedule 'preempt_schedule*'
@@ -30,30 +33,31 @@ def list_(verbose: bool, kernel: str | None, patterns: tuple[str, ...]) -> None:
 
     Patterns are those of register_fprobe(): * ? [a-z] [!a-z] and backslash.
     """
-    with reporting() as progress:
+    with working("looking for the kernel") as progress:
         path = BootOptions(kernel=kernel).kernel_path(progress)
+        progress(Progress("reading the kernel's symbols"))
         knowledge = KernelKnowledge.load(path)
-    found: dict[int, Location] = {}
+        knowledge.locations  # noqa: B018  (made at its first use, which takes a second)
+    records = ImageRecords(knowledge)
+    ips: set[int] = set()
     untraceable: dict[str, str] = {}
+    unmatched: list[InvalidProbe] = []
     for pattern in patterns:
-        found |= {record.ip: record for record in _matching(knowledge, pattern)}
-        if verbose:
-            untraceable |= _untraceable(knowledge, pattern)
-    for ip in sorted(found):
-        location = found[ip]
+        reasons = _untraceable(knowledge, pattern) if verbose else {}
+        untraceable |= reasons
+        try:
+            ips |= match_filter(records, pattern, what="pattern", any_function=True)
+        except InvalidProbe as error:
+            if not reasons:
+                unmatched.append(error)
+    for ip in sorted(ips):
+        location = records.location_at(ip)
+        assert location is not None
         click.echo(f"{ip:016x}  {location.kind.value:<11} {location.name}")
     for name, why in sorted(untraceable.items()):
         click.echo(f"{'-':>16}  {'-':<11} {name}: {why}")
-    if not found and not untraceable:
-        raise _nothing(knowledge, patterns)
-
-
-def _matching(knowledge: KernelKnowledge, pattern: str) -> list[Location]:
-    parsed = parse_filter(pattern)
-    if parsed.type is MatchType.INDEX:
-        return []
-    matches = matcher(parsed)
-    return [record for record in knowledge.locations.records if matches(record.name)]
+    if unmatched:
+        raise _together(unmatched)
 
 
 # Symbols that match and have no location of their own. Aliases of a traceable function are reached by its first name.
@@ -67,12 +71,7 @@ def _untraceable(knowledge: KernelKnowledge, pattern: str) -> dict[str, str]:
     return {name: why for name, why in reasons.items() if why}
 
 
-def _nothing(knowledge: KernelKnowledge, patterns: tuple[str, ...]) -> InvalidProbe:
-    records = ImageRecords(knowledge)
-    reasons = [f"{pattern!r} matches no traceable function" for pattern in patterns]
-    for i, pattern in enumerate(patterns):
-        if why := records.why_not(pattern):
-            reasons[i] += f": {why}"
-    error = InvalidProbe("; ".join(reasons))
+def _together(errors: list[InvalidProbe]) -> InvalidProbe:
+    error = InvalidProbe("; ".join(str(one.args[0]) for one in errors))
     error.no_match = True
     return error

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 
 import rich_click as click
 
+from emu.spec import ACCELS
 from fprobe_gdb.errors import UsageError
 from fprobe_gdb.session.options import BACKENDS, DEFAULT_MAX_SITES, BootOptions
 from fprobe_gdb.target.base import BreakpointKind
 
-__all__ = ["boot_options", "guest_options", "kernel_option"]
+__all__ = ["boot_options", "guest_options", "kernel_option", "timeout_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,64 +24,85 @@ def kernel_option(function: F) -> F:
         "-k",
         "--kernel",
         metavar="KERNEL",
-        help="A name from the catalog (6.1, 6.12) or the path of a bzImage or vmlinux. "
-        "[dim]Default: Debian's newest 6.1 cloud kernel, fetched once.[/dim]",
+        help="A name from the catalog (6.1, 6.12), or the path of a bzImage or vmlinux. "
+        "Default: Debian's newest 6.1 cloud kernel, fetched once.",
     )(function)
+
+
+def timeout_option(function: F) -> F:
+    """``--timeout S``."""
+    return click.option(
+        "--timeout",
+        "timeout_sec",
+        default=600.0,
+        show_default=True,
+        metavar="S",
+        type=click.FloatRange(0, min_open=True),
+        help="Seconds that the guest's command may take.",
+    )(function)
+
+
+_GUEST_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    kernel_option,
+    click.option("--smp", default=1, show_default=True, metavar="N", type=click.IntRange(1, 255), help="vCPUs."),
+    click.option(
+        "--memory",
+        "memory_mib",
+        default=512,
+        show_default=True,
+        metavar="MIB",
+        type=click.IntRange(64),
+        help="Memory of the guest.",
+    ),
+    click.option(
+        "--backend",
+        type=click.Choice(BACKENDS),
+        default=BACKENDS[0],
+        show_default=True,
+        help="The gdb program, or our own client of the remote protocol (faster).",
+    ),
+    click.option(
+        "--breakpoint",
+        type=click.Choice([kind.value for kind in BreakpointKind]),
+        default=BreakpointKind.SOFTWARE.value,
+        show_default=True,
+        help="Software breakpoints, or the CPU's own.",
+    ),
+    click.option(
+        "--accel", type=click.Choice(ACCELS), default="tcg", show_default=True, help="How QEMU runs the guest's code."
+    ),
+    click.option("--qemu", metavar="QEMU", help="A QEMU program, or qemu-10.0 from the catalog."),
+    click.option("--append", metavar="WORDS", default="", help="More words for the kernel's command line."),
+    click.option(
+        "--file",
+        "files",
+        metavar="GUEST=HOST",
+        multiple=True,
+        help="Put a file or folder into the guest; may be repeated.",
+    ),
+    click.option(
+        "--max-sites",
+        default=DEFAULT_MAX_SITES,
+        show_default=True,
+        metavar="N",
+        type=click.IntRange(1),
+        help="Refuse more functions than this: every breakpoint slows the guest.",
+    ),
+    click.option(
+        "--boot-timeout",
+        "boot_timeout_sec",
+        default=120.0,
+        show_default=True,
+        metavar="S",
+        type=click.FloatRange(0, min_open=True),
+        help="Seconds that the boot may take.",
+    ),
+)
 
 
 def guest_options(function: F) -> F:
     """Options of everything that boots a guest."""
-    for option in reversed(
-        (
-            kernel_option,
-            click.option(
-                "--smp", default=1, show_default=True, metavar="N", type=click.IntRange(1, 255), help="vCPUs."
-            ),
-            click.option(
-                "--memory", "memory_mib", default=512, show_default=True, metavar="MIB", type=click.IntRange(64)
-            ),
-            click.option(
-                "--backend",
-                type=click.Choice(BACKENDS),
-                default="gdb",
-                show_default=True,
-                help="gdb program, or our own client of the remote protocol (faster).",
-            ),
-            click.option(
-                "--breakpoint",
-                type=click.Choice([kind.value for kind in BreakpointKind]),
-                default="sw",
-                show_default=True,
-            ),
-            click.option(
-                "--accel",
-                type=click.Choice(("tcg", "kvm")),
-                default="tcg",
-                show_default=True,
-                help="QEMU's accelerator.",
-            ),
-            click.option("--qemu", metavar="QEMU", help="A QEMU program, or qemu-10.0 from the catalog."),
-            click.option("--append", metavar="WORDS", default="", help="More words for the kernel command line."),
-            click.option(
-                "--file",
-                "files",
-                metavar="GUEST=HOST",
-                multiple=True,
-                help="Put a file or folder into the guest; may be repeated.",
-            ),
-            click.option(
-                "--max-sites",
-                default=DEFAULT_MAX_SITES,
-                show_default=True,
-                metavar="N",
-                type=click.IntRange(1),
-                help="Refuse more functions than this: every breakpoint slows the guest.",
-            ),
-            click.option(
-                "--boot-timeout", "boot_timeout_sec", default=120.0, show_default=True, metavar="S", type=float
-            ),
-        )
-    ):
+    for option in reversed(_GUEST_OPTIONS):
         function = option(function)
     return function
 

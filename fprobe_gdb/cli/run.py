@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,98 +11,113 @@ from typing import Any
 
 import rich_click as click
 
-from emu.errors import EmuError
-from fprobe_gdb.cli.exits import ExitCode, HandlerFailed
-from fprobe_gdb.cli.options import boot_options, guest_options
-from fprobe_gdb.cli.progress import reporting, status
-from fprobe_gdb.dispatch.breakpoint import RunEnd
-from fprobe_gdb.errors import FprobeGdbError, UsageError
+from emu.deadline import Deadline
+from emu.errors import CommandTimeout, EmuError
+from fprobe_gdb.cli.exits import HandlerFailed
+from fprobe_gdb.cli.guest_command import TakesGuestCommand, follow, shell_text
+from fprobe_gdb.cli.options import boot_options, guest_options, timeout_option
+from fprobe_gdb.cli.progress import working
+from fprobe_gdb.errors import FprobeGdbError, GuestPanic, OutputClosed, TargetLost, TransportError, UsageError
 from fprobe_gdb.session.guest import Kernel
-from images.errors import ImagesError
 
 __all__ = ["run"]
 
 
-@click.command("run")
-@click.option("--timeout", "timeout_sec", default=600.0, show_default=True, metavar="S", help="For the command.")
+@click.command("run", cls=TakesGuestCommand)
+@timeout_option
 @guest_options
 @click.argument("script", metavar="PROBE.py", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("command", nargs=-1, metavar="[-- COMMAND...]", type=click.UNPROCESSED)
-def run(script: Path, command: tuple[str, ...], timeout_sec: float, **values: Any) -> int:
+def run(script: Path, command: tuple[str, ...], timeout_sec: float, **values: Any) -> None:
     """Boot a kernel, let a Python script register its fprobes, and run COMMAND in the guest.
 
-    The script has a function probe(k), which registers fprobes on the Kernel k; it may have report(k), which is called
-    at the end, and COMMAND, a text for the guest's shell that is used when none is given. What its handlers print is
-    the output; an exception or a failed assertion in it ends the run with exit code 1.
+    Examples:
 
     \b
     fprobe-gdb run examples/opened_files.py
-    fprobe-gdb run examples/slow_calls.py --smp 2 -- 'find / -type f | wc -l'
+    fprobe-gdb run examples/slow_calls.py --smp 2 -- 'find / | wc -l'
+
+    The script has a function probe(k), which registers fprobes on the Kernel k. It may have report(k), which is called
+    at the end, and COMMAND, a text for the guest's shell that is used when none is given. What its handlers print is
+    the output; an exception or a failed assertion in it ends the run with exit code 1.
     """
+    probes = _Script(script)
     options = boot_options(values)
-    module = _load(script)
-    probe = _function(module, "probe", script)
-    report = _function(module, "report", script) if hasattr(module, "report") else None
-    text = _command(module, command, script)
-    with reporting() as progress, status("booting the guest"):
+    text = shell_text(command) if command else probes.command
+    with working("booting the guest") as progress:
         k = Kernel.boot(options=options, progress=progress)
     with k:
-        _guarded(probe, k)
-        running = k.start(text)
-
-        def done() -> bool:
-            result = running.poll()
-            _show(running.take_output())
-            return result is not None
-
+        probes.guard(lambda: probes.probe(k))
+        deadline = Deadline(timeout_sec)
         try:
-            end = _guarded(lambda k: k.run(timeout_sec=timeout_sec, until=done), k)
-        finally:
-            if report is not None and sys.exc_info()[0] in (None, KeyboardInterrupt):
-                _guarded(report, k)
-    return ExitCode.TIMEOUT if end is RunEnd.TIMEOUT else ExitCode.OK
+            running = k.start(text)
+            probes.guard(lambda: follow(k, running, deadline, _show))
+        except (KeyboardInterrupt, CommandTimeout):
+            probes.report(k)
+            raise
+        probes.report(k)
 
 
-# What the user's own code raises is his; errors of ours say themselves what they mean.
-def _guarded(function: Callable[[Kernel], Any], k: Kernel) -> Any:
-    try:
-        return function(k)
-    except (FprobeGdbError, EmuError, ImagesError, KeyboardInterrupt):
-        raise
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        raise HandlerFailed from error
+class _Script:
+    """The user's module. What its code raises comes out as :class:`HandlerFailed`."""
 
+    def __init__(self, path: Path) -> None:
+        self._file = str(path.resolve())
+        self._path = path
+        self._module = self._load()
+        self.probe = self._function("probe")
+        self._report = self._function("report") if hasattr(self._module, "report") else None
 
-def _load(script: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(script.stem, script)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{script} is not a Python file; its name must end with .py")
-    module = importlib.util.module_from_spec(spec)
-    # So that it can import what lies beside it, as a script started by python can.
-    sys.path.insert(0, str(script.parent.resolve()))
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise HandlerFailed from error
-    return module
+    @property
+    def command(self) -> str:
+        """The command that the script itself names."""
+        text = getattr(self._module, "COMMAND", None)
+        if not isinstance(text, str):
+            raise UsageError(f"what shall the guest run? Give a command behind --, or set COMMAND in {self._path}")
+        return text
 
+    def report(self, k: Kernel) -> None:
+        """Let the script say its last words."""
+        report = self._report
+        if report is not None:
+            self.guard(lambda: report(k))
 
-def _function(module: ModuleType, name: str, script: Path) -> Callable[[Kernel], Any]:
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise UsageError(f"{script} has no function {name}(k); see fprobe-gdb run --help")
-    return function  # type: ignore[no-any-return]
+    def guard(self, function: Callable[[], object]) -> None:
+        """Call something that may run code of the script.
 
+        :raise HandlerFailed: for an exception that came out of that code and does not mean that the guest is gone.
+        """
+        try:
+            function()
+        except (TargetLost, GuestPanic, TransportError, EmuError, OutputClosed, BrokenPipeError):
+            raise
+        except Exception as error:
+            if isinstance(error, FprobeGdbError) and not self._is_in(error):
+                raise
+            raise HandlerFailed(self._file) from error
 
-def _command(module: ModuleType, command: tuple[str, ...], script: Path) -> str:
-    if command:
-        return command[0] if len(command) == 1 else shlex.join(command)
-    text = getattr(module, "COMMAND", None)
-    if not isinstance(text, str):
-        raise UsageError(f"what shall the guest run? give a command after --, or set COMMAND in {script}")
-    return text
+    def _is_in(self, error: BaseException) -> bool:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_frame.f_code.co_filename != self._file:
+            trace = trace.tb_next
+        return trace is not None
+
+    def _load(self) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(self._path.stem, self._file)
+        if spec is None or spec.loader is None:
+            raise UsageError(f"{self._path} is not a Python file; its name must end with .py")
+        module = importlib.util.module_from_spec(spec)
+        # So that it can import what lies beside it, as a script started by python can.
+        sys.path.insert(0, str(Path(self._file).parent))
+        loader = spec.loader
+        self.guard(lambda: loader.exec_module(module))
+        return module
+
+    def _function(self, name: str) -> Callable[[Kernel], object]:
+        function = getattr(self._module, name, None)
+        if not callable(function):
+            raise UsageError(f"{self._path} has no function {name}(k); see fprobe-gdb run --help")
+        return function  # type: ignore[no-any-return]
 
 
 def _show(data: bytes) -> None:

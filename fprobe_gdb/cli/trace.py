@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
 import rich_click as click
 
-from emu.agent import RunningCommand
 from emu.argv import dry_run as argv_dry_run
+from emu.deadline import Deadline
+from emu.errors import CommandTimeout
 from fprobe_gdb.cli.exits import ExitCode
-from fprobe_gdb.cli.options import boot_options, guest_options
-from fprobe_gdb.cli.progress import reporting, status
+from fprobe_gdb.cli.guest_command import TakesGuestCommand, follow, shell_text
+from fprobe_gdb.cli.options import boot_options, guest_options, timeout_option
+from fprobe_gdb.cli.progress import working
 from fprobe_gdb.cli.sinks import FORMATS, open_sink
-from fprobe_gdb.dispatch.breakpoint import RunEnd
 from fprobe_gdb.errors import GuestPanic, TargetLost
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.output.base import EventSink
+from fprobe_gdb.session.command_gate import start_at_gate
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.tracer import Tracer, select
+from images.progress import Progress
 
 __all__ = ["trace"]
 
@@ -38,11 +40,11 @@ class _Request:
     command: str
 
 
-@click.command("trace")
+@click.command("trace", cls=TakesGuestCommand)
 @click.option(
-    "-i", "--include", multiple=True, required=True, metavar="PATTERN", help="Functions to probe; repeatable."
+    "-i", "--include", multiple=True, required=True, metavar="PATTERN", help="Functions to probe; may be repeated."
 )
-@click.option("-x", "--exclude", multiple=True, metavar="PATTERN", help="Functions to leave out; repeatable.")
+@click.option("-x", "--exclude", multiple=True, metavar="PATTERN", help="Functions to leave out; may be repeated.")
 @click.option("--entry-only", is_flag=True, help="No returns: half the stops.")
 @click.option(
     "--maxactive",
@@ -50,45 +52,60 @@ class _Request:
     default=0,
     metavar="N",
     type=click.IntRange(0),
-    help="Calls in flight at once; more are missed. [dim]Default: functions x CPUs x 2, as the kernel.[/dim]",
+    help="Calls in flight at once; more are missed. Default: functions x CPUs x 2, as in the kernel.",
 )
 @click.option("--max-hits", metavar="N", type=click.IntRange(1), help="Stop after N calls.")
-@click.option("--timeout", "timeout_sec", default=600.0, show_default=True, metavar="S", help="For the command.")
-@click.option("-f", "--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
+@timeout_option
+@click.option(
+    "-f",
+    "--format",
+    "format_",
+    type=click.Choice(FORMATS),
+    default="text",
+    show_default=True,
+    help="Lines for people, or JSON objects for programs.",
+)
 @click.option("-o", "--output", metavar="FILE", help="Write events there instead of standard output.")
 @click.option("--dry-run", is_flag=True, help="Show what would be booted and probed, and do nothing.")
 @guest_options
-@click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...", type=click.UNPROCESSED)
+@click.argument("command", nargs=-1, metavar="-- COMMAND...", type=click.UNPROCESSED)
 def trace(command: tuple[str, ...], format_: str, output: str | None, dry_run: bool, **values: Any) -> int:
     """Boot a kernel, run COMMAND in it, and show each entry and return of the functions that match.
 
+    Examples:
+
     \b
     fprobe-gdb trace -i 'vfs_*' -x '*_iter' -- cat /etc/motd
-    fprobe-gdb trace -k ./bzImage -i kernel_clone --smp 2 -f jsonl -o forks.jsonl -- sh -c 'ls | wc'
-    fprobe-gdb trace -i vfs_read --entry-only --max-hits 10 --backend rsp -- cat /proc/cpuinfo
+    fprobe-gdb trace -i vfs_read --entry-only --max-hits 10 -- cat /proc/stat
+    fprobe-gdb trace -k 6.12 -i kernel_clone -f jsonl -o forks -- 'ls | wc'
 
-    One word after -- is given to the guest's shell as it is; several are quoted, so that the guest sees just these
+    One word behind -- is given to the guest's shell as it is; several are quoted, so that the guest sees just these
     words. Hits of all tasks are shown, not of the command's alone.
+
+    Patterns are those of register_fprobe(): * ? [a-z] [!a-z] and backslash.
     """
     options = boot_options(values)
-    text = command[0] if len(command) == 1 else shlex.join(command)
-    request = _Request(command=text, **values)
-    with reporting() as progress:
+    if not command:
+        raise click.UsageError("what shall the guest run? Give a command behind --, as in: -- cat /etc/motd")
+    request = _Request(command=shell_text(command), **values)
+    with working("looking for the kernel") as progress:
         path = options.kernel_path(progress)
-        with status("reading the kernel's symbols"):
-            knowledge = KernelKnowledge.load(path)
-            ips = select(ImageRecords(knowledge), request.include, request.exclude)
-        if dry_run:
-            click.echo(argv_dry_run(options.machine_spec(path, progress=progress)))
-            records = ImageRecords(knowledge)
-            click.echo(f"# {len(ips)} functions: {', '.join(records.name_at(ip) for ip in ips)}")
-            return ExitCode.OK
+        progress(Progress("reading the kernel's symbols"))
+        knowledge = KernelKnowledge.load(path)
+        records = ImageRecords(knowledge)
+        ips = select(records, request.include, request.exclude)
+        options.check_sites(len(ips))
+    if dry_run:
+        click.echo(argv_dry_run(options.machine_spec(path)))
+        click.echo(f"# {len(ips)} functions: {', '.join(records.name_at(ip) for ip in ips)}")
+        return ExitCode.OK
     with open_sink(format_, output) as sink:
-        return _trace(options, request, knowledge, sink)
+        _trace(options, request, knowledge, sink)
+    return ExitCode.OK
 
 
-def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, sink: EventSink) -> ExitCode:
-    with reporting() as progress, status("booting the guest"):
+def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, sink: EventSink) -> None:
+    with working("booting the guest") as progress:
         k = Kernel.boot(options=options, knowledge=knowledge, progress=progress)
     with k:
         tracer = Tracer(
@@ -98,36 +115,26 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
             nr_maxactive=request.nr_maxactive,
             max_hits=request.max_hits,
         )
-        ips = select(k.records, request.include, request.exclude)
-        running = k.start(request.command)
-        tracer.register(ips)
-        return _follow(k, tracer, running, request.timeout_sec)
+        _follow(k, tracer, request)
 
 
-# Run until the command or the trace ends, however it ends, and write the summary.
-def _follow(k: Kernel, tracer: Tracer, running: RunningCommand, timeout_sec: float) -> ExitCode:
-    def done() -> bool:
-        result = running.poll()
-        tracer.output(running.take_output())
-        return result is not None
-
-    ended = "guest died"
-    code = ExitCode.OK
+# Run until the command or the trace ends, and write the summary, however that is.
+def _follow(k: Kernel, tracer: Tracer, request: _Request) -> None:
+    ended, status = "interrupted", None
     try:
-        end = k.run(timeout_sec=timeout_sec, until=done)
-        k.unregister_fprobe(tracer.fprobe)
-        if end is RunEnd.TIMEOUT:
-            ended, code = "timeout", ExitCode.TIMEOUT
-        else:
-            ended = "max-hits" if tracer.full else "command finished"
-    except KeyboardInterrupt:
-        ended, code = "interrupted", ExitCode.INTERRUPTED
-    except (TargetLost, GuestPanic):
+        deadline = Deadline(request.timeout_sec)
+        running = start_at_gate(k, request.command, deadline)
+        tracer.register(select(k.records, request.include, request.exclude))
+        status = follow(k, running, deadline, tracer.output)
+        ended = "command finished" if status is not None else "max-hits"
+    except CommandTimeout:
+        ended = "timeout"
         raise
-    except BaseException as error:
+    except (TargetLost, GuestPanic):
+        ended = "guest died"
+        raise
+    except Exception as error:
         ended = f"failed: {type(error).__name__}"
         raise
     finally:
-        result = running.poll() if ended == "command finished" else None
-        tracer.finish(ended, result.status if result else None)
-    return code
+        tracer.finish(ended, status)

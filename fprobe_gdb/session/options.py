@@ -8,7 +8,7 @@ from pathlib import Path
 
 import images
 from emu.spec import MachineSpec
-from fprobe_gdb.errors import UsageError
+from fprobe_gdb.errors import TooManySites, UsageError
 from fprobe_gdb.target.base import BreakpointKind
 from images.catalog import load as load_catalog
 from images.initramfs import build as build_initramfs
@@ -58,6 +58,20 @@ class BootOptions:
         kinds = [kind.value for kind in BreakpointKind]
         if self.breakpoint not in kinds:
             raise UsageError(f"breakpoint {self.breakpoint!r} is none of {', '.join(kinds)}")
+
+    def check_sites(self, count: int) -> None:
+        """Check that breakpoints can serve so many functions.
+
+        :raise TooManySites: when there are more than :attr:`max_sites`.
+        """
+        if count > self.max_sites:
+            raise TooManySites(
+                count,
+                self.max_sites,
+                f"breakpoints serve {self.max_sites}: each one slows the whole guest, whether it is hit or not "
+                "(100 of them about 5 times, 1,000 about 50 times under TCG); "
+                f"narrow the pattern, or raise the limit (--max-sites {count}, max_sites={count})",
+            )
 
     def kernel_path(self, progress: Report | None = None) -> Path:
         """The kernel's file, fetched first if it is one of the catalog.

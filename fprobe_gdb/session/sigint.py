@@ -41,12 +41,16 @@ class DeferredInterrupt:
 def deferred_sigint() -> Iterator[DeferredInterrupt]:
     """Within the block, the first SIGINT is only noted; when the block ends normally it raises KeyboardInterrupt then.
 
-    In other threads than the main one, where Python delivers no signals, nothing changes.
+    In other threads than the main one, where Python delivers no signals, nothing changes. A SIGINT that was ignored (a
+    background job of a script) stays ignored.
     """
     interrupt = DeferredInterrupt()
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
-    def on_sigint(_signum: int, _frame: FrameType | None) -> None:
-        interrupt.note()
+    def on_sigint(signum: int, _frame: FrameType | None) -> None:
+        # Other signals come here through handlers of their own, which call this one.
+        if signum != signal.SIGINT or not ignored:
+            interrupt.note()
 
     in_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGINT, on_sigint) if in_main else None
