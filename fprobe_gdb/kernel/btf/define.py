@@ -19,6 +19,9 @@ def definition(of: Type) -> str:
     :raise BtfError: damaged data.
     """
     budget = Budget(of)
+    if isinstance(of, EnumType) and of.name and not of.enumerators:
+        # Declared ahead, as GNU C allows; C has no enumeration without members.
+        return f"enum {of.name};"
     if isinstance(of, (CompoundType, EnumType)):
         return _body(of, budget, of.name) + ";"
     if isinstance(of, TypedefType):
@@ -51,7 +54,8 @@ def _body(of: Type, budget: Budget, name: str) -> str:
 
 def _enumerators(of: Type) -> list[str]:
     assert isinstance(of, EnumType)
-    return [f"{name} = {value}," for name, value in of.enumerators]
+    suffix = ("LL" if of.is_signed else "ULL") if of.size_bytes == 8 else ""
+    return [f"{name} = {value}{suffix}," for name, value in of.enumerators]
 
 
 def _members(of: CompoundType, budget: Budget) -> list[str]:

@@ -64,8 +64,8 @@ def paddings(of: CompoundType) -> list[list[str]]:
             gap += _fill(of, at_bit, member.bit_offset, packed)
         at_bit = max(at_bit, member.bit_offset + (member.bit_size or size_bits))
     natural = _round_up(at_bit, 8 if packed else aligner.of(of) * 8)
-    # An empty structure of a known size does not exist: all its members were zero bytes long, or it has none.
-    if natural < of.size_bytes * 8 and of.members:
+    # A structure without members may have a size: nameless bit-fields (struct bpf_dynptr of Linux 6.1) leave no trace.
+    if natural < of.size_bytes * 8:
         gaps[-1] += _fill(of, at_bit, of.size_bytes * 8, packed)
     return gaps
 
