@@ -1,0 +1,86 @@
+"""``python -m tests.bench``: one run, three tables, or JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.measure import Cost, boot_costs, hit_costs, symbol_costs
+
+KERNELS = ("6.1", "6.12")
+WHAT = {
+    "gdb Python": "gdb.Breakpoint.stop() returning False",
+    "pygdbmi": "write() with its defaults, three commands a hit",
+    "gdb": "our target through gdb and pygdbmi's parser, alone",
+    "rsp": "our own client of the remote protocol, alone",
+    "gdb, fprobe": "whole stack, entry handler",
+    "rsp, fprobe": "whole stack, entry handler",
+    "gdb, pair": "whole stack, entry and exit handler: two stops",
+    "rsp, pair": "whole stack, entry and exit handler: two stops",
+}
+#: What the project promises: at most so many times the cost of gdb's Python breakpoints.
+GOALS = {"gdb": 1.0, "rsp": 0.6}
+
+
+def us(seconds: float) -> str:
+    return f"{seconds * 1e6:,.0f}"
+
+
+def hits_table(costs: list[Cost]) -> Table:
+    table = Table(title="vfs_read under dd bs=1: one hit, or one pair", title_justify="left")
+    for column in ("way", "what"):
+        table.add_column(column)
+    for column in ("us", "rounds: least-most", "hits/s", "ratio", "goal"):
+        table.add_column(column, justify="right")
+    base = costs[0].seconds
+    for cost in costs:
+        ratio, goal = cost.seconds / base, GOALS.get(cost.name)
+        verdict = "" if goal is None else f"<= {goal} {'ok' if ratio <= goal else 'MISSED'}"
+        spread = f"{us(cost.least_seconds)}-{us(cost.most_seconds)}"
+        table.add_row(
+            cost.name, WHAT[cost.name], us(cost.seconds), spread, f"{1 / cost.seconds:,.0f}", f"{ratio:.2f}", verdict
+        )
+    return table
+
+
+def seconds_table(title: str, rows: list[tuple[Cost, str]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("what")
+    for column in ("s", "rounds: least-most"):
+        table.add_column(column, justify="right")
+    for cost, name in rows:
+        table.add_row(name, f"{cost.seconds:.2f}", f"{cost.least_seconds:.2f}-{cost.most_seconds:.2f}")
+    return table
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Numbers in seconds instead of tables.")
+@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1))
+@click.option("--hits", default=100, show_default=True, type=click.IntRange(2), help="Hits of each way in each round.")
+@click.option("--kernel", default="6.1", show_default=True, help="For the hits.")
+@click.option("--hits-only", is_flag=True, help="Neither boots nor symbols.")
+def main(as_json: bool, rounds: int, hits: int, kernel: str, hits_only: bool) -> None:
+    """Measure what hits, boots and symbols cost. The machine should have nothing else to do."""
+    with Console(stderr=True).status("") as status:
+        per_hit = hit_costs(kernel, rounds, hits, status.update)
+        few = max(1, rounds // 2)
+        boots = [] if hits_only else boot_costs(KERNELS, few, status.update)
+        symbols = [] if hits_only else symbol_costs(KERNELS, few, status.update)
+    if as_json:
+        named = {"hits": per_hit, "boots": boots, "symbols": [cost for cost, _ in symbols]}
+        click.echo(json.dumps({key: [asdict(cost) for cost in costs] for key, costs in named.items()}, indent=1))
+        return
+    console = Console(width=None if Console().is_terminal else 130)
+    console.print(hits_table(per_hit))
+    if boots:
+        console.print(seconds_table("boot to a guest that takes commands", [(cost, cost.name) for cost in boots]))
+        rows = [(cost, f"{cost.name}: {count:,} symbols") for cost, count in symbols]
+        console.print(seconds_table("kernel image read: symbols, locations, per-CPU layout", rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Rounds and medians: what one run measures, as numbers without units in their way."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import images
+from fprobe_gdb import Kernel
+from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from tests.bench.ways import WAYS, Way, gdb_python, ours, pygdbmi_defaults
+
+__all__ = ["Cost", "boot_costs", "hit_costs", "symbol_costs"]
+
+#: Slow ways get fewer hits: each of them takes so many parts of the others' hits.
+_FEWER = {"pygdbmi": 25}
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What one thing costs, out of several rounds: the median of the rounds, each of which is a median itself."""
+
+    name: str
+    seconds: float
+    #: The cheapest and the dearest round.
+    least_seconds: float
+    most_seconds: float
+    #: How many single measurements.
+    samples: int
+
+    @classmethod
+    def of(cls, name: str, rounds: list[list[float]]) -> Cost:
+        """:param rounds: the measurements of each round."""
+        medians = [statistics.median(times) for times in rounds]
+        return cls(name, statistics.median(medians), min(medians), max(medians), sum(map(len, rounds)))
+
+
+def hit_costs(kernel: str, rounds: int, hits: int, progress: Progress) -> list[Cost]:
+    """Seconds for each hit by each way, the ways taking turns, so that a noisy minute hits them all.
+
+    All guests are booted first; one whose turn it is not stands still.
+    """
+    with _all_ways(kernel, progress) as ways:
+        measured: dict[str, list[list[float]]] = {name: [] for name in WAYS}
+        for number in range(rounds):
+            for name in WAYS:
+                progress(f"round {number + 1} of {rounds}: {name}")
+                measured[name].append(ways[name](max(2, hits // _FEWER.get(name, 1))))
+    return [Cost.of(name, times) for name, times in measured.items()]
+
+
+@contextlib.contextmanager
+def _all_ways(kernel: str, progress: Progress) -> Iterator[dict[str, Way]]:
+    knowledge = KernelKnowledge.load(images.kernel(kernel).vmlinuz)
+    addr = knowledge.locations.ftrace_location(knowledge.symbols.one("vfs_read"))
+    ways: dict[str, Way] = {}
+    with contextlib.ExitStack() as stack:
+        for name, guest in (
+            ("gdb Python", gdb_python(kernel, addr)),
+            ("pygdbmi", pygdbmi_defaults(kernel, addr)),
+            ("gdb", ours(kernel, "gdb")),
+            ("rsp", ours(kernel, "rsp")),
+        ):
+            progress(f"booting the guest of {name}")
+            ways |= stack.enter_context(guest)
+        yield ways
+
+
+def boot_costs(kernels: tuple[str, ...], rounds: int, progress: Progress) -> list[Cost]:
+    """Seconds from nothing to a guest that takes commands, symbols loaded before."""
+    measured: dict[str, list[list[float]]] = {}
+    known = {kernel: KernelKnowledge.load(images.kernel(kernel).vmlinuz) for kernel in kernels}
+    for number in range(rounds):
+        for kernel in kernels:
+            for backend in ("gdb", "rsp"):
+                name = f"{kernel}, {backend}"
+                progress(f"boot {number + 1} of {rounds}: {name}")
+                started = time.monotonic()
+                with Kernel.boot(kernel, backend=backend, knowledge=known[kernel]):
+                    measured.setdefault(name, []).append([time.monotonic() - started])
+    return [Cost.of(name, times) for name, times in measured.items()]
+
+
+def symbol_costs(kernels: tuple[str, ...], rounds: int, progress: Progress) -> list[tuple[Cost, int]]:
+    """Seconds to read a kernel image: symbols, locations and per-CPU layout; and how many symbols it has."""
+    costs = []
+    for kernel in kernels:
+        path = images.kernel(kernel).vmlinuz
+        times: list[list[float]] = []
+        symbols = 0
+        for number in range(rounds):
+            progress(f"symbols {number + 1} of {rounds}: {kernel}")
+            started = time.monotonic()
+            knowledge = KernelKnowledge.load(path)
+            assert knowledge.locations.records
+            times.append([time.monotonic() - started])
+            symbols = sum(1 for _ in knowledge.symbols)
+        costs.append((Cost.of(kernel, times), symbols))
+    return costs
