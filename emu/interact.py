@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import sys
 import termios
 import tty
@@ -36,10 +35,11 @@ def shell(machine: Machine) -> int:
     """
     if not sys.stdin.isatty():
         raise EmuError("standard input is not a terminal, so there can be no interactive shell; give a command")
-    columns, rows = shutil.get_terminal_size()
-    # As a command of the agent, so that its end and its status come back; its terminal is the console.
+    columns, rows = os.get_terminal_size(sys.stdin.fileno())
+    # As a command of the agent, so that its end and its status come back. A command leads a session without a terminal,
+    # so the console that it opens becomes its controlling terminal.
     running = machine.agent.start(
-        f"stty sane rows {rows} cols {columns} </dev/ttyS0; exec setsid -c sh -i </dev/ttyS0 >/dev/ttyS0 2>&1"
+        f"stty sane rows {rows} cols {columns} </dev/ttyS0; exec sh -i </dev/ttyS0 >/dev/ttyS0 2>&1"
     )
     machine.console.tap = _to_terminal
     try:
