@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from emu.deadline import Deadline
 from emu.machine import Machine
+from fprobe_gdb.session.guard import guarded_directory
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.gdb import GdbTarget
@@ -55,8 +54,5 @@ def _socket_dir(backend: str) -> Iterator[Path | None]:
     if backend != "gdb":
         yield None
         return
-    directory = Path(tempfile.mkdtemp(prefix="fprobe-gdb-"))
-    try:
+    with guarded_directory("fprobe-gdb-") as directory:
         yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
