@@ -78,9 +78,9 @@ def qemu_rig(kind: str, qemu: Sequence[str], image: Path, vcpus: int) -> Iterato
         stack.callback(os.close, ram_fd)
         ram = stack.enter_context(mmap.mmap(ram_fd, RAM_BYTES))
         ours, theirs = socket.socketpair()
-        place = stack.enter_context(PrivateSocket())
+        place = stack.enter_context(PrivateSocket()) if kind == "gdb" else None
         fds = [ram_fd, theirs.fileno()]
-        if kind == "gdb":
+        if place is not None:
             gdb = ["-gdb", f"unix:{place.path},server=on,wait=off"]
         else:
             gdb = ["-chardev", f"socket,id=gdb,fd={theirs.fileno()}", "-gdb", "chardev:gdb"]
@@ -92,7 +92,7 @@ def qemu_rig(kind: str, qemu: Sequence[str], image: Path, vcpus: int) -> Iterato
         process = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent())
         stack.callback(lambda: (process.kill(), process.wait()))
         theirs.close()
-        target = stack.enter_context(_connect(kind, ours, place, process))
+        target = stack.enter_context(_connect(ours, place, process))
         _run_to_main(target, vcpus)
 
         def kill() -> None:
@@ -107,9 +107,9 @@ def qemu_rig(kind: str, qemu: Sequence[str], image: Path, vcpus: int) -> Iterato
 
 @contextlib.contextmanager
 def _connect(
-    kind: str, ours: socket.socket, place: PrivateSocket, process: subprocess.Popen[bytes]
+    ours: socket.socket, place: PrivateSocket | None, process: subprocess.Popen[bytes]
 ) -> Iterator[RspTarget | GdbTarget]:
-    if kind == "rsp":
+    if place is None:
         with RspTarget(ours) as rsp:
             yield rsp
         return
