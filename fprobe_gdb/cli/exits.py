@@ -6,7 +6,7 @@ import traceback
 from enum import IntEnum
 from types import TracebackType
 
-from emu.errors import BootTimeout, CommandTimeout, EmuError, GuestLostError, LaunchError, SpecError
+from emu.errors import AgentLost, BootTimeout, CommandTimeout, EmuError, GuestLostError, LaunchError, SpecError
 from fprobe_gdb.errors import (
     FprobeGdbError,
     GuestPanic,
@@ -40,7 +40,7 @@ class ExitCode(IntEnum):
 _CODES: tuple[tuple[tuple[type[BaseException], ...], ExitCode], ...] = (
     ((KeyboardInterrupt,), ExitCode.INTERRUPTED),
     ((BootTimeout, CommandTimeout, WaitTimeout, TransportTimeout), ExitCode.TIMEOUT),
-    ((TargetLost, GuestPanic, GuestLostError), ExitCode.GUEST_DIED),
+    ((TargetLost, GuestPanic, GuestLostError, AgentLost), ExitCode.GUEST_DIED),
     ((UsageError, SpecError, UnknownName, ProbeError, ImageError), ExitCode.USAGE),
 )
 

@@ -50,7 +50,7 @@ def run(script: Path, command: tuple[str, ...], timeout_sec: float, **values: An
         probes.guard(lambda: probes.probe(k))
         deadline = Deadline(timeout_sec)
         try:
-            running = k.start(text)
+            running = k.start(text, keep_output=False)
             probes.guard(lambda: follow(k, running, deadline, _show))
         except (KeyboardInterrupt, CommandTimeout):
             probes.report(k)

@@ -9,7 +9,7 @@ import rich_click as click
 
 from emu.argv import dry_run as argv_dry_run
 from emu.deadline import Deadline
-from emu.errors import CommandTimeout
+from emu.errors import AgentLost, CommandTimeout
 from fprobe_gdb.cli.exits import ExitCode
 from fprobe_gdb.cli.guest_command import TakesGuestCommand, follow, shell_text
 from fprobe_gdb.cli.options import boot_options, guest_options, timeout_option
@@ -130,7 +130,7 @@ def _follow(k: Kernel, tracer: Tracer, request: _Request) -> None:
     except CommandTimeout:
         ended = "timeout"
         raise
-    except (TargetLost, GuestPanic):
+    except (TargetLost, GuestPanic, AgentLost):
         ended = "guest died"
         raise
     except Exception as error:

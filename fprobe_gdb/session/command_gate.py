@@ -25,7 +25,7 @@ def start_at_gate(k: Kernel, command: str, deadline: Deadline) -> RunningCommand
 
     :raise CommandTimeout: when the agent does not come to it in time.
     """
-    running = k.start(command)
+    running = k.start(command, keep_output=False)
     if not k.records.addresses(GATE):
         return running
     gate = Fprobe(lambda *_: k.stop(), None, flags=FPROBE_FL_ANY_FUNCTION, name="gate")

@@ -84,11 +84,29 @@ class Tool:
         status = self._process.wait(limit.timeout_sec())
         return Outcome(status, self._out.decode(), self._err.decode())
 
+    def wait(self, timeout_sec: float) -> int:
+        """Wait for the tool's end, without reading its output.
+
+        :raise subprocess.TimeoutExpired: when it still runs.
+        """
+        return self._process.wait(timeout_sec)
+
+    def close_output(self) -> None:
+        """Close our end of the tool's standard output."""
+        assert self._process.stdout is not None
+        del self._streams[self._process.stdout.fileno()]
+        self._process.stdout.close()
+
+    def pending(self, signum: int) -> bool:
+        """Whether a signal was sent to the tool that has not reached it yet."""
+        return bool(int(self._status("ShdPnd") or "0", 16) & 1 << (signum - 1))
+
     def until(self, condition: Callable[[], Any], what: str) -> Any:
         """Wait until something is true, and return it. The tool's output is read meanwhile."""
         limit = Deadline(WAIT_SEC)
         while not (found := condition()):
-            assert not limit.expired and self._process.poll() is None, f"no {what}: {self._out!r} {self._err!r}"
+            gone = limit.expired or self._process.poll() is not None
+            assert not gone, f"no {what}: {self._out!r} {self._err!r}"
             self._read(Deadline(_POLL_SEC))
         return found
 
