@@ -21,6 +21,7 @@ outside handlers is consistent.
 from __future__ import annotations
 
 import contextlib
+import signal
 import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ from emu.errors import AgentLost, BootTimeout, CommandTimeout, GuestLostError, G
 from emu.machine import Machine
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch, RunEnd
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
-from fprobe_gdb.errors import GuestPanic, MemoryFault, StateError, TargetLost, TooManySites, TransportError, UsageError
+from fprobe_gdb.errors import GuestPanic, MemoryFault, StateError, TargetLost, TransportError, UsageError
 from fprobe_gdb.events import MissReason
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.probe.core import Hit, ProbeCore
@@ -164,9 +165,12 @@ class Kernel:
             raise UsageError(f"a handler called stop() before {command!r} ended; use start() and run() for that")
         return result
 
-    def start(self, command: str) -> RunningCommand:
-        """Give the guest's shell a command, which begins when the guest runs next; see :meth:`run`."""
-        return self.machine.agent.start(command)
+    def start(self, command: str, *, keep_output: bool = True) -> RunningCommand:
+        """Give the guest's shell a command, which begins when the guest runs next; see :meth:`run`.
+
+        :param keep_output: False for a command with endless output, which is then only in ``take_output()``.
+        """
+        return self.machine.agent.start(command, keep_output=keep_output)
 
     def run(self, *, timeout_sec: float, until: Callable[[], bool] | None = None) -> RunEnd:
         """Let the guest run, with probes, for a time by the host's clock or until something is true.
@@ -223,7 +227,7 @@ class Kernel:
             case GuestPanicError():
                 return GuestPanic(error.console_tail)
             case GuestLostError():
-                return TargetLost(f"QEMU ended (exit code {error.exit_code})", error.console_tail)
+                return TargetLost(_how_ended(error.exit_code), error.console_tail)
             case TargetLost():
                 return TargetLost(error.why, self.machine.console.tail(_CONSOLE_TAIL))
         return error
@@ -391,15 +395,7 @@ class Kernel:
     # Private parts
 
     def _admit(self, ips: Collection[int], planted: Collection[int]) -> None:
-        count, limit = len({*ips, *planted}), self.options.max_sites
-        if count > limit:
-            raise TooManySites(
-                count,
-                limit,
-                f"breakpoints serve {limit}: each one slows the whole guest, whether it is hit or not "
-                "(100 of them about 5 times, 1,000 about 50 times under TCG); "
-                f"narrow the pattern, or raise the limit (--max-sites {count}, max_sites={count})",
-            )
+        self.options.check_sites(len({*ips, *planted}))
 
     def _missed(self, fprobe: Fprobe, entry_ip: int, hit: Hit, reason: MissReason) -> None:
         if self.on_missed:
@@ -419,3 +415,16 @@ class Kernel:
         except MemoryFault:
             return self.options.smp
         return int.from_bytes(mask, "little").bit_count() or self.options.smp
+
+
+# QEMU runs with -no-reboot, so an end of its own accord is the guest's will.
+def _how_ended(exit_code: int | None) -> str:
+    match exit_code:
+        case None:
+            return "QEMU has closed its connections"
+        case 0:
+            return "it was powered off or rebooted from inside (QEMU ended with exit code 0)"
+        case code if code < 0:
+            return f"QEMU was ended by signal {-code} ({signal.strsignal(-code)})"
+        case code:
+            return f"QEMU ended with exit code {code}"
