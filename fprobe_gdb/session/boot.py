@@ -41,8 +41,7 @@ def start(options: BootOptions, kernel: Path, progress: Report | None = None) ->
 
 def _connect(machine: Machine, gdb_socket: Path | None) -> Target:
     if gdb_socket is not None:
-        # QEMU answers QMP once it has made all its sockets; before that gdb finds nobody.
-        machine.qmp("query-status", Deadline(_CONNECT_SEC))
+        machine.wait_gdb_socket(Deadline(_CONNECT_SEC))
         return GdbTarget(gdb_socket)
     assert machine.gdb_socket is not None
     return RspTarget(machine.gdb_socket)

@@ -142,7 +142,11 @@ class GdbTarget:
                 self._ips_to_write[vcpu] = value
             else:
                 self._assign(vcpu, name, value & 0xFFFFFFFF if name == "flags" else value)
-        self._registers.pop(vcpu, None)
+        if "flags" in values:
+            # Not all of its bits can be set: ask the stub what became of it.
+            self._registers.pop(vcpu, None)
+        elif vcpu in self._registers:
+            self._registers[vcpu].update(values)
 
     def read_memory(self, addr: int, size_bytes: int, *, vcpu: int = 0) -> bytes:
         """Read guest virtual memory. One pipelined exchange, whatever the size."""
@@ -451,7 +455,10 @@ class GdbTarget:
     def _read_command(self, addr: int, size_bytes: int) -> MiResult:
         return self._session.queue(f"-data-read-memory-bytes {addr:#x} {size_bytes}")
 
+    # What is known since the stop needs no exchange; so an ip that was written meanwhile can wait for the resume.
     def _fetch_registers(self, vcpus: Sequence[int]) -> None:
+        if all(vcpu in self._registers for vcpu in vcpus):
+            return
         self._write_ips()
         reads = {
             vcpu: self._session.queue(
@@ -460,8 +467,6 @@ class GdbTarget:
             for vcpu in vcpus
             if vcpu not in self._registers
         }
-        if not reads:
-            return
         self._exchange()
         for vcpu, result in reads.items():
             _check(result)
@@ -503,12 +508,11 @@ def _joined(addr: int, size_bytes: int, results: Sequence[MiResult]) -> bytes | 
     for result in results:
         if result.error is not None:
             return MemoryFault(addr, size_bytes)
-        blocks = result.payload["memory"]
         # gdb leaves out what it cannot read, at the beginning, in the middle or at the end.
-        for block in blocks:
-            if int(block["begin"], 16) != addr + len(data):
+        for begin, contents in result.memory:
+            if begin != addr + len(data):
                 return MemoryFault(addr, size_bytes)
-            data += bytes.fromhex(block["contents"])
+            data += contents
     return bytes(data) if len(data) == size_bytes else MemoryFault(addr, size_bytes)
 
 

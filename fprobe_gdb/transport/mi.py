@@ -22,6 +22,7 @@ _MAX_LINE_BYTES = 1 << 22
 
 _RESULT = re.compile(rb"(\d*)\^(\w+)")
 _REGISTER = re.compile(rb'\{number="(\d+)",value="(0x[0-9a-f]+)"\}')
+_MEMORY = re.compile(rb'begin="(0x[0-9a-f]+)",[^}]*contents="([0-9a-f]*)"')
 # Asynchronous records that somebody needs. The others (breakpoint-modified, one a hit) are not even parsed.
 _EVENTS = (b"*stopped", b"=thread-group-exited")
 
@@ -57,6 +58,11 @@ class MiResult:
     def register_values(self) -> dict[int, int]:
         """The results of ``-data-list-register-values x``, read the fast way: pygdbmi takes 0.8 ms for 23 registers."""
         return {int(number): int(value, 16) for number, value in _REGISTER.findall(self.line)}
+
+    @property
+    def memory(self) -> list[tuple[int, bytes]]:
+        """The result of ``-data-read-memory-bytes``, address and bytes of each block, read the fast way too."""
+        return [(int(begin, 16), bytes.fromhex(contents.decode())) for begin, contents in _MEMORY.findall(self.line)]
 
     @property
     def error(self) -> str | None:
