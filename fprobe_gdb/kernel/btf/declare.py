@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fprobe_gdb.errors import BtfError
 from fprobe_gdb.kernel.btf.spelling import kernel_int_name
 from fprobe_gdb.kernel.btf.types import (
     MAX_DEPTH,
@@ -47,7 +48,11 @@ class Budget:
         """
         self.parts -= 1
         if self.parts < 0 or self.depth > MAX_DEPTH:
-            raise self.of.table.error(f"the C text of type {self.of.id} has no end; damaged")
+            raise self.no_end()
+
+    def no_end(self) -> BtfError:
+        """What to raise for a text without an end."""
+        return self.of.table.error(f"the C text of type {self.of.id} has no end; damaged")
 
 
 def declaration(of: Type, name: str = "", budget: Budget | None = None, in_place: InPlace | None = None) -> str:
@@ -68,7 +73,7 @@ def _declare(of: Type, text: str, budget: Budget, in_place: InPlace) -> str:
     # Qualifiers seen since the last pointer, which belong to what comes next.
     qualifiers: list[str] = []
     after_pointer = False
-    while True:
+    for _ in range(MAX_DEPTH):
         budget.spend()
         if isinstance(of, QualifiedType):
             if of.qualifier not in qualifiers:
@@ -85,7 +90,11 @@ def _declare(of: Type, text: str, budget: Budget, in_place: InPlace) -> str:
             text = (f"({text})" if after_pointer else text) + _parameters(of, budget, in_place)
             qualifiers, after_pointer, of = [], False, of.return_type
         else:
-            return _join(" ".join((*qualifiers, _word(of, budget, in_place))), text)
+            # "const" and the like stand before the word, "__user" and the like behind it.
+            tags = [qualifier for qualifier in qualifiers if qualifier.startswith("__")]
+            before = [qualifier for qualifier in qualifiers if qualifier not in tags]
+            return _join(" ".join((*before, _word(of, budget, in_place), *tags)), text)
+    raise budget.no_end()
 
 
 # "int" and "*p" make "int *p"; "int" and "[2]" make "int[2]"; "const" and "" make "const".

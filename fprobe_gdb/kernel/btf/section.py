@@ -223,7 +223,7 @@ class BtfSection:
     def ids_named(self, name: str) -> list[int]:
         """The IDs of all types of a name, of any kind, ascending. Under 3 ms."""
         found: list[int] = []
-        offsets = self._offsets_of(name.encode("utf-8", "surrogateescape"))
+        offsets = self._offsets_of(name.encode("utf-8", "surrogatepass"))
         section: BtfSection | None = self
         while section is not None:
             for offset in offsets:
