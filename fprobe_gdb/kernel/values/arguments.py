@@ -11,6 +11,7 @@ The prototype says what the source declares. Where the compiler dropped or merge
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from typing import overload
 
@@ -62,7 +63,8 @@ class Arguments(Mapping[str, Value]):
         if isinstance(key, str):
             found = self._by_name.get(key)
             if found is None:
-                raise MemberNotFound(key, f"{self._proto.name or 'the function'}()", list(self._by_name))
+                near = difflib.get_close_matches(key, self._by_name)
+                raise MemberNotFound(key, f"{self._proto.name or 'the function'}()", near)
             return found
         try:
             return self._values[key]

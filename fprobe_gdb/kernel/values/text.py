@@ -99,7 +99,7 @@ class _Writer:
             self._lines -= 1
             text = self.text(value._part(member), depth + 1)
             parts.append(f".{member.name} = {text}" if member.name else text)
-        if parts and self._is_line and all(part.endswith(f"= {FAULT}") or part in (FAULT, "...") for part in parts):
+        if parts and all(part.endswith(f"= {FAULT}") or part in (FAULT, "...") for part in parts):
             return FAULT
         return self._braced(parts, depth)
 
