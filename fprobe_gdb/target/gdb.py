@@ -244,7 +244,14 @@ class GdbTarget:
         :raise WaitTimeout: when it did not finish (a halted vCPU); the guest is stopped.
         """
         self._need_stopped("stepping")
-        self._known(vcpu)
+        # gdb takes a SIGTRAP one byte behind a software breakpoint for an int3 that was hit, and sets the pc back (gdb
+        # 13.1 infrun.c, adjust_pc_after_break(); QEMU 7.2 does not tell it better by "swbreak"). It knows that a thread
+        # stepped there only if that thread reported the last stop. So none may be in its way.
+        ip = self.registers(vcpu)["ip"]
+        self._exchange()  # a breakpoint may be queued, and have no number yet
+        number = self._breakpoints.get((ip, BreakpointKind.SOFTWARE))
+        if number is not None:
+            self._queue(f"-break-disable {number}", _check)
         self._lock(len(self._vcpus) > 1)
         self._go(f"-exec-step-instruction --thread {self._threads[vcpu]}")
         try:
@@ -252,6 +259,9 @@ class GdbTarget:
         except WaitTimeout:
             self._stop_now()
             raise WaitTimeout(deadline.seconds, f"vCPU {vcpu} to finish one instruction; is it halted?") from None
+        finally:
+            if number is not None and self._state is TargetState.STOPPED:
+                self._queue(f"-break-enable {number}", _check)
 
     def wait(self, deadline: Deadline, wake: Sequence[int] = ()) -> Stop | None:
         """Wait until the guest stops."""

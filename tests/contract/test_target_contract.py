@@ -177,6 +177,22 @@ class TestOneVcpu:
         assert target.instruction_pointers() == [at(label)]
         assert rig.rounds(0) == rounds + 1
 
+    def test_a_step_from_a_breakpoint_that_nobody_reported(self, rig: Rig) -> None:
+        """The instruction has one byte: gdb must not take the stop behind it for an int3 that was hit."""
+        target = rig.target
+        target.insert_breakpoint(at("g"), SW)
+        go(target)
+        target.insert_breakpoint(at("h"), SW)
+        target.write_registers(0, {"ip": at("h")})
+        sp = target.registers(0)["sp"]
+        target.step(0, Deadline(LIMIT_SEC))
+        assert target.instruction_pointers() == [at("h_second")]
+        assert target.registers(0)["sp"] == sp - 8
+        # The breakpoint is still there.
+        target.write_registers(0, {"sp": sp, "ip": at("g") + 5})
+        go(target)
+        assert target.instruction_pointers() == [at("h")]
+
     def test_a_step_onto_a_breakpoint(self, rig: Rig) -> None:
         target = rig.target
         target.insert_breakpoint(at("h"), SW)
