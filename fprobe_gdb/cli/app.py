@@ -7,8 +7,9 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import click as plain_click
 import rich_click as click
 from click.exceptions import Exit
 
@@ -26,7 +27,18 @@ __all__ = ["main"]
 click.rich_click.MAX_WIDTH = 100
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Commands(click.RichGroup):
+    # Click would end these with messages and exit codes of its own.
+    def invoke(self, ctx: plain_click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise OutputClosed("standard output") from error
+        except KeyboardInterrupt:
+            raise click.Abort from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="fprobe-gdb")
 def cli() -> None:
     """fprobe without the kernel's help: trace the functions of a Linux kernel from outside, under QEMU.
