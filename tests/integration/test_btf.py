@@ -6,7 +6,10 @@ our text of the structures out as the kernel has them.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import lzma
 import os
 import re
 import shutil
@@ -20,9 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from elftools.elf.elffile import ELFFile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import images
-from fprobe_gdb.errors import TypeAmbiguous
+from fprobe_gdb.errors import BtfError, FprobeGdbError, TypeAmbiguous
 from fprobe_gdb.kernel.btf import (
     ArrayType,
     Btf,
@@ -50,9 +56,13 @@ class Case:
 
     btf: Btf
     raw: Path
+    #: What the kernel's package has beside it.
+    modules: Path
+    base: Path | None = None
 
     def bpftool(self, *format_words: str) -> str:
         options = [] if format_words else ["--json"]
+        options += ["--base-btf", str(self.base)] if self.base else []
         command = ["bpftool", *options, "btf", "dump", "file", str(self.raw), *format_words]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT_SEC).stdout
 
@@ -64,12 +74,13 @@ class Case:
 @pytest.fixture(scope="module", params=KERNELS)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     need("bpftool", package="bpftool")
-    image = KernelImage.open(images.kernel(request.param).vmlinuz)
+    vmlinuz = Path(images.kernel(request.param).vmlinuz)
+    image = KernelImage.open(vmlinuz)
     section = image.section(".BTF")
     assert section is not None
     raw = tmp_path_factory.mktemp("btf") / "kernel.btf"
     raw.write_bytes(image.section_bytes(section))
-    return Case(Btf.of_image(image), raw)
+    return Case(Btf.of_image(image), raw, vmlinuz.parent.parent / "lib" / "modules")
 
 
 def need(program: str, package: str) -> None:
@@ -113,17 +124,67 @@ def as_member(member: Any) -> dict[str, Any]:
     return found | ({"bitfield_size": member.bit_size} if member.is_bitfield else {})
 
 
+def assert_same(ours: Type, record: dict[str, Any]) -> None:
+    for value in record.get("values", ()) if record.get("encoding") == "UNSIGNED" else ():
+        # bpftool 7.1 has the sign wrong in JSON: 0xefffffff of enum e820_type comes as a negative number.
+        value["val"] %= 1 << 8 * record["size"]
+    told = as_bpftool(ours)
+    assert {key: record[key] for key in told} == told, record
+    assert (ours.name or NAMELESS) == record["name"]
+
+
 def test_every_type_is_read_as_bpftool_reads_it(case: Case) -> None:
     assert len(case.records) == len(case.btf) - 1 > 50_000
     for record in case.records:
-        ours = case.btf.by_id(record["id"])
-        expected = dict(record)
-        for value in expected.get("values", ()) if expected.get("encoding") == "UNSIGNED" else ():
-            # bpftool 7.1 has the sign wrong in JSON: 0xefffffff of enum e820_type comes as a negative number.
-            value["val"] %= 1 << 8 * expected["size"]
-        told = as_bpftool(ours)
-        assert {key: expected[key] for key in told} == told, record
-        assert (ours.name or NAMELESS) == record["name"]
+        assert_same(case.btf.by_id(record["id"]), record)
+
+
+@pytest.mark.parametrize("name", ["xfs", "vsock", "virtio_net"])
+def test_a_modules_types_are_read_as_bpftool_reads_them(case: Case, name: str, tmp_path: Path) -> None:
+    found = [*case.modules.rglob(f"{name}.ko"), *case.modules.rglob(f"{name}.ko.xz")]
+    if not found:
+        pytest.skip(f"this kernel's package has no module {name}")
+    data = found[0].read_bytes()
+    elf = ELFFile(io.BytesIO(lzma.decompress(data) if found[0].suffix == ".xz" else data))
+    raw = tmp_path / "module.btf"
+    raw.write_bytes(elf.get_section_by_name(".BTF").data())
+    module = Case(Btf.from_bytes(raw.read_bytes(), name, case.btf), raw, case.modules, case.raw)
+    assert len(module.records) == len(module.btf) - len(case.btf) > 100
+    for record in module.records:
+        assert_same(module.btf.by_id(record["id"]), record)
+        if record["kind"] == "FUNC":
+            assert module.btf.functions(record["name"])
+
+
+def test_every_structure_and_union_has_the_size_that_pahole_gives(case: Case) -> None:
+    need("pahole", package="dwarves")
+    command = ["pahole", "-F", "btf", "--sizes", str(case.raw)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True, timeout=LIMIT_SEC).stdout
+    sizes = [line.split("\t") for line in told.splitlines()]
+    assert len(sizes) > 5_000
+    by_tag: dict[str, set[int]] = {}
+    for of in case.btf:
+        if isinstance(of, CompoundType):
+            by_tag.setdefault(of.name, set()).add(of.size_bytes)
+    for name, size, _holes in sizes:
+        assert int(size) in by_tag[name]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_bytes_of_a_real_kernel_are_typed_errors(case: Case, data: st.DataObject) -> None:
+    damaged = bytearray(case.raw.read_bytes())
+    for _ in range(data.draw(st.integers(1, 30))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        btf = Btf.from_bytes(bytes(damaged))
+    except BtfError:
+        return
+    for type_id in range(1, len(btf), 37):
+        with contextlib.suppress(FprobeGdbError):
+            found = btf.by_id(type_id)
+            assert found.c_definition()
+            assert found.size_bytes >= 0
 
 
 def test_every_function_is_found_by_name_or_is_ambiguous(case: Case) -> None:
