@@ -33,8 +33,8 @@ __all__ = ["OrcBase", "OrcEntry", "OrcTable", "OrcType"]
 
 _ENTRY_BYTES = 6
 _IP_BYTES = 4
-# The order of every so many entries is looked at on opening; one that is unsorted at all is so everywhere.
-_SORT_SAMPLE = 64
+# The order of so many entries is looked at on opening; a large table that is unsorted at all is so everywhere.
+_SORT_SAMPLES = 8192
 
 
 class OrcBase(Enum):
@@ -166,7 +166,7 @@ class OrcTable:
         self._sorted: array[int] | None = None
         self._order: array[int] | None = None
         self._known: dict[int, OrcEntry] = {}
-        sample = [self._addr(index) for index in range(0, count, _SORT_SAMPLE)]
+        sample = [self._addr(index) for index in range(0, count, 1 + count // _SORT_SAMPLES)]
         if sample != sorted(sample):
             self._sort()
 
