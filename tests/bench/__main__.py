@@ -59,15 +59,15 @@ def seconds_table(title: str, rows: list[tuple[Cost, str]]) -> Table:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Numbers in seconds instead of tables.")
-@click.option("--rounds", default=7, show_default=True, type=click.IntRange(1))
-@click.option("--hits", default=100, show_default=True, type=click.IntRange(2), help="Hits of each way in each round.")
+@click.option("--rounds", default=25, show_default=True, type=click.IntRange(1))
+@click.option("--hits", default=20, show_default=True, type=click.IntRange(2), help="Hits of each way in each round.")
 @click.option("--kernel", default="6.1", show_default=True, help="For the hits.")
 @click.option("--hits-only", is_flag=True, help="Neither boots nor symbols.")
 def main(as_json: bool, rounds: int, hits: int, kernel: str, hits_only: bool) -> None:
     """Measure what hits, boots and symbols cost. The machine should have nothing else to do."""
     with Console(stderr=True).status("") as status:
         per_hit = hit_costs(kernel, rounds, hits, status.update)
-        few = max(1, rounds // 2)
+        few = min(rounds, 3)
         boots = [] if hits_only else boot_costs(KERNELS, few, status.update)
         symbols = [] if hits_only else symbol_costs(KERNELS, few, status.update)
     if as_json:
