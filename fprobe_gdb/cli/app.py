@@ -19,7 +19,7 @@ from fprobe_gdb.cli.exits import ExitCode, describe, exit_code
 from fprobe_gdb.cli.list import list_
 from fprobe_gdb.cli.run import run
 from fprobe_gdb.cli.trace import trace
-from fprobe_gdb.errors import OutputClosed
+from fprobe_gdb.errors import OutputClosed, OutputError
 from fprobe_gdb.output.base import discard_output
 
 __all__ = ["main"]
@@ -92,8 +92,8 @@ def _run(argv: Sequence[str] | None, ended: Endings) -> int:
     except Exception as error:
         if os.environ.get("FPROBE_GDB_TRACEBACK"):
             raise
-        if isinstance(error, OSError):
-            # Standard output cannot be written to; neither can what its buffer still holds.
+        if isinstance(error, OSError | OutputError):
+            # Standard output may be what cannot be written to; then neither can what its buffer still holds.
             discard_output(sys.stdout)
         _complain(describe(error))
         return exit_code(error)

@@ -45,9 +45,8 @@ def working(text: str) -> Iterator[Report]:
         yield report
 
 
+# A bar once it is known how much there is to do.
 class _Bar(ProgressColumn):
-    """A bar once it is known how much there is to do."""
-
     def render(self, task: Task) -> RenderableType:
         if task.total is None:
             return ""

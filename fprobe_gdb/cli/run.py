@@ -58,9 +58,8 @@ def run(script: Path, command: tuple[str, ...], timeout_sec: float, **values: An
         probes.report(k)
 
 
+# The user's module. What its code raises comes out as HandlerFailed.
 class _Script:
-    """The user's module. What its code raises comes out as :class:`HandlerFailed`."""
-
     def __init__(self, path: Path) -> None:
         self._file = str(path.resolve())
         self._path = path
@@ -68,25 +67,23 @@ class _Script:
         self.probe = self._function("probe")
         self._report = self._function("report") if hasattr(self._module, "report") else None
 
+    # The command that the script itself names.
     @property
     def command(self) -> str:
-        """The command that the script itself names."""
         text = getattr(self._module, "COMMAND", None)
         if not isinstance(text, str):
             raise UsageError(f"what shall the guest run? Give a command behind --, or set COMMAND in {self._path}")
         return text
 
+    # Let the script say its last words.
     def report(self, k: Kernel) -> None:
-        """Let the script say its last words."""
         report = self._report
         if report is not None:
             self.guard(lambda: report(k))
 
+    # Call something that may run code of the script. HandlerFailed stands for an exception that came out of that code
+    # and does not mean that the guest is gone.
     def guard(self, function: Callable[[], object]) -> None:
-        """Call something that may run code of the script.
-
-        :raise HandlerFailed: for an exception that came out of that code and does not mean that the guest is gone.
-        """
         try:
             function()
         except (TargetLost, GuestPanic, TransportError, EmuError, OutputClosed, BrokenPipeError):

@@ -42,7 +42,7 @@ class Tool:
     """
 
     def __init__(self, *args: str, tmp: Path | None = None, stdout: Any = subprocess.PIPE, **env: str) -> None:
-        environ = {**os.environ, "PYTHONUNBUFFERED": "1", **env}
+        environ = {**os.environ, **env}
         if tmp is not None:
             environ["TMPDIR"] = str(tmp)
         self._process = subprocess.Popen(

@@ -1,0 +1,88 @@
+"""SIGTERM and SIGHUP take the way of Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from fprobe_gdb.cli.endings import endings
+from fprobe_gdb.session.sigint import deferred_sigint
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture(autouse=True)
+def _handlers() -> Iterator[None]:
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+@pytest.mark.parametrize(
+    ("signum", "code", "by"), [(signal.SIGTERM, 143, " by SIGTERM"), (signal.SIGHUP, 129, " by SIGHUP")]
+)
+def test_signal_is_an_interrupt(signum: signal.Signals, code: int, by: str) -> None:
+    with endings() as ended:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signum)
+        assert (ended.exit_code, ended.by) == (code, by)
+
+
+def test_ctrl_c_is_130() -> None:
+    with endings() as ended, contextlib.suppress(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert (ended.exit_code, ended.by) == (130, "")
+
+
+def test_first_signal_names_the_end() -> None:
+    with endings() as ended:
+        for signum in (signal.SIGHUP, signal.SIGTERM):
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signum)
+    assert ended.exit_code == 129
+
+
+def test_ignored_signal_stays_ignored() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with endings() as ended:
+        signal.raise_signal(signal.SIGHUP)
+    assert ended.signal is None
+
+
+def in_exchange(*signums: signal.Signals) -> list[str]:
+    """What happens when signals come in the middle of an exchange with the debugger."""
+    log = []
+    try:
+        with deferred_sigint() as interrupt:
+            for signum in signums:
+                try:
+                    signal.raise_signal(signum)
+                except KeyboardInterrupt:
+                    log.append("raised at once")
+                else:
+                    log.append("noted" if interrupt.pending else "ignored")
+    except KeyboardInterrupt:
+        log.append("raised at the end")
+    return log
+
+
+def test_first_signal_is_deferred_and_the_second_is_not() -> None:
+    with endings() as ended:
+        log = in_exchange(signal.SIGTERM, signal.SIGINT)
+    assert log == ["noted", "raised at once", "raised at the end"]
+    assert ended.exit_code == 143
+
+
+def test_background_job_ignores_ctrl_c_but_not_sigterm() -> None:
+    """A shell starts background jobs of scripts with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with endings():
+        assert in_exchange(signal.SIGINT) == ["ignored"]
+        assert in_exchange(signal.SIGINT, signal.SIGTERM) == ["ignored", "noted", "raised at the end"]
