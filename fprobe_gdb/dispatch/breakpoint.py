@@ -87,6 +87,7 @@ class BreakpointDispatch:
         # vCPUs that stand at the end of a call, until its caller has taken the result.
         self._parked: set[int] = set()
         self._failure: BaseException | None = None
+        self._stop_requested = False
 
     # Section: running the guest
 
@@ -96,6 +97,7 @@ class BreakpointDispatch:
         :param done: asked after each stop, and whenever one of the ``wake`` file descriptors is readable.
         :raise BaseException: the first exception that a handler raised; its fprobes are unregistered by then.
         """
+        self._stop_requested = False
         try:
             return self._run(deadline, done, wake)
         finally:
@@ -106,7 +108,7 @@ class BreakpointDispatch:
     def _run(self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int]) -> RunEnd:
         self.sync()
         self._drain()
-        while self._failure is None and not done():
+        while self._failure is None and not self._stop_requested and not done():
             if deadline.expired:
                 return RunEnd.TIMEOUT
             try:
@@ -118,6 +120,10 @@ class BreakpointDispatch:
                 self._halt()
                 return RunEnd.DONE
         return RunEnd.DONE
+
+    def stop(self) -> None:
+        """From a handler: end :meth:`run` behind this hit; another one of the same moment waits for the next run."""
+        self._stop_requested = True
 
     # Resume, wait for one stop and handle it. False: done() said so while the guest was running (it still is).
     def _run_to_stop(self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int]) -> bool:
@@ -173,8 +179,13 @@ class BreakpointDispatch:
     # Handle every vCPU that stands on a planted address, until none does. Handlers may run the guest, and a vCPU may
     # move from one planted address to the next, so each turn looks at all of them anew.
     def _drain(self) -> None:
-        while (vcpu := self._planted_vcpu()) is not None:
+        while self._wants_more and (vcpu := self._planted_vcpu()) is not None:
             self._handle(read_cpu_state(self.target, vcpu, self._offsets))
+
+    # After stop() only what a guest call still needs.
+    @property
+    def _wants_more(self) -> bool:
+        return not self._stop_requested or bool(self._handling)
 
     def _planted_vcpu(self) -> int | None:
         ips = enumerate(self.target.instruction_pointers())

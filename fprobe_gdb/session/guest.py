@@ -58,16 +58,13 @@ _LAST_WORDS_SEC = 2.0
 class Kernel:
     """A guest with probes. Made by :meth:`boot`; a context manager that ends with QEMU gone."""
 
-    def __init__(
-        self, machine: Machine, target: Target, knowledge: KernelKnowledge, options: BootOptions | None = None
-    ) -> None:
-        options = options or BootOptions()
+    def __init__(self, machine: Machine, target: Target, knowledge: KernelKnowledge, options: BootOptions) -> None:
         self.options = options
         self.machine = machine
         self.target = target
         self.knowledge = knowledge
         self.symbols = knowledge.symbols
-        self.records = ImageRecords(knowledge)
+        self.records = ImageRecords(knowledge, boot=True)
         #: Called with each new line of the guest's console.
         self.on_console: Callable[[str], None] | None = None
         #: Called for each hit that a handler does not see, with the function's location.
@@ -81,7 +78,6 @@ class Kernel:
             kind=BreakpointKind(options.breakpoint),
             task_dead_ip=self._task_dead_ip(),
         )
-        self._stop_requested = False
 
     @classmethod
     def boot(
@@ -99,7 +95,8 @@ class Kernel:
         :param kernel: a name from the catalog of ``images/``, or a path; None is the catalog's default.
         :param options: everything else, or give the fields of :class:`BootOptions` as keywords.
         :param knowledge: what is known of this kernel, if it was loaded before.
-        :param wait: False leaves the guest stopped before its first instruction; see :meth:`wait_boot`.
+        :param wait: False leaves the guest stopped before its first instruction, so that boot itself can be probed,
+            ``__init`` functions too; then :meth:`wait_boot`.
         :raise EmuError: QEMU does not start, the guest does not come up.
         :raise ImagesError: the kernel cannot be fetched.
         :raise ImageError: the kernel cannot be read.
@@ -141,6 +138,7 @@ class Kernel:
         if self._run(Deadline(timeout_sec), lambda: self.machine.agent.ready) is RunEnd.TIMEOUT:
             raise BootTimeout(timeout_sec, self.machine.console.tail())
         self._core.possible_cpus = self._possible_cpus()
+        self.records.booted()
 
     def shell(self, command: str, *, timeout_sec: float = 60.0) -> CommandResult:
         """Run a command in the guest's shell, as root, and wait for its end. Probes fire meanwhile.
@@ -185,17 +183,16 @@ class Kernel:
 
     def stop(self) -> None:
         """From a handler: end the current :meth:`run` as soon as this hit is handled."""
-        self._stop_requested = True
+        self._dispatch.stop()
 
     def _run(self, deadline: Deadline, until: Callable[[], bool]) -> RunEnd:
         if self._dispatch.in_handler:
             raise StateError("running the guest", "in a handler", "between handlers; use call() in handlers")
-        self._stop_requested = False
         with deferred_sigint() as interrupt, self._explained():
 
             def done() -> bool:
                 self._pump()
-                return interrupt.pending or self._stop_requested or until()
+                return interrupt.pending or until()
 
             return self._dispatch.run(deadline, done, [*self.machine.filenos(), interrupt.fileno()])
 

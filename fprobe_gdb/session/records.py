@@ -12,13 +12,21 @@ __all__ = ["ImageRecords"]
 
 
 class ImageRecords:
-    """:class:`~fprobe_gdb.probe.records.FtraceRecords` of a booted kernel."""
+    """:class:`~fprobe_gdb.probe.records.FtraceRecords` of a kernel.
 
-    def __init__(self, knowledge: KernelKnowledge) -> None:
+    :param boot: it has not booted yet: ``__init`` functions can be probed too, until :meth:`booted`.
+    """
+
+    def __init__(self, knowledge: KernelKnowledge, *, boot: bool = False) -> None:
+        self._knowledge = knowledge
         self._symbols = knowledge.symbols
-        self._locations = knowledge.locations
+        self._locations = knowledge.boot_locations if boot else knowledge.locations
         # Functions without an ftrace record that somebody has asked for, by the address that is planted.
         self._first_insns: dict[int, Location] = {}
+
+    def booted(self) -> None:
+        """The kernel has freed its ``__init`` functions."""
+        self._locations = self._knowledge.locations
 
     @property
     def records(self) -> Sequence[Location]:
