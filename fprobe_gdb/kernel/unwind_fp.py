@@ -12,7 +12,7 @@ from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.kernel.unwind_code import KernelCode
 from fprobe_gdb.kernel.unwind_frames import End, Frame, FrameKind
 from fprobe_gdb.kernel.unwind_hooks import ReturnSlots
-from fprobe_gdb.kernel.unwind_stack import StackReader, is_user
+from fprobe_gdb.kernel.unwind_stack import MAX_FALLS, STACK_BYTES, StackReader, is_user
 from fprobe_gdb.registers import MASK64, Registers
 
 __all__ = ["FramePointerWalk"]
@@ -31,6 +31,7 @@ class FramePointerWalk:
         self._ip, self._sp, self._bp = registers["ip"], registers["sp"], registers["bp"]
         # Whether ip is that of a stopped or interrupted instruction, which may come before its function's frame.
         self._exact = True
+        self._falls = 0
 
     def step(self) -> Frame | End:
         """The caller's frame, or the end. One exchange for each stack."""
@@ -49,7 +50,7 @@ class FramePointerWalk:
             return End(True)
         if self._bp & 1:
             return self._interrupted(self._bp - 1)
-        if self._bp < self._sp:
+        if self._bp < self._sp and not self._may_fall(self._bp, self._sp):
             return End(False, f"the frame pointer {self._bp:#x} is below the stack at {self._code.symbolize(self._ip)}")
         return self._call(self._bp + 8, self._stack.word(self._bp))
 
@@ -63,10 +64,18 @@ class FramePointerWalk:
         # A kernel thread's last frame has registers without a meaning (copy_thread()).
         if is_user(cs) or not ip:
             return End(True)
+        if sp <= self._sp and not self._may_fall(sp, self._sp, interrupted=True):
+            return End(False, f"the stack goes the wrong way at {self._code.symbolize(self._ip)}")
         self._ip, self._sp, self._bp, self._exact = self._slots.true_ip(ip, sp - 8, interrupted=True), sp, bp, True
         return self._frame(FrameKind.INTERRUPTED)
+
+    # Only another stack may be below; an exception's may be close by.
+    def _may_fall(self, to: int, since: int, *, interrupted: bool = False) -> bool:
+        self._falls += 1
+        return self._falls <= MAX_FALLS and (interrupted or to // STACK_BYTES != since // STACK_BYTES)
 
     def _frame(self, kind: FrameKind) -> Frame | End:
         if not self._code.is_code(self._ip):
             return End(False, f"{self._ip:#x} on the stack is not code")
+        kind = FrameKind.HOOK if self._slots.lost else kind
         return Frame(self._ip, self._sp, not self._slots.lost, kind, self._slots.hooked)

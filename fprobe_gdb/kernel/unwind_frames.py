@@ -21,6 +21,8 @@ class FrameKind(Enum):
     INTERRUPTED = "interrupted"
     #: A return address in one of ftrace's trampolines, which are copies of ftrace_caller or ftrace_regs_caller.
     TRAMPOLINE = "trampoline"
+    #: The address of a return hook, in the place of a return address that nobody knows. The last frame.
+    HOOK = "hook"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Frame:
     reliable: bool
     kind: FrameKind
     #: Something (function graph tracer, rethook, our own return hook) had put another address into the return slot.
-    #: ``ip`` is the true one if that could be recovered, else the hook's.
+    #: ``ip`` is the true one if that could be recovered, else the hook's (see :attr:`FrameKind.HOOK`).
     hooked: bool = False
 
     @property

@@ -10,7 +10,7 @@ from fprobe_gdb.kernel.orc import OrcBase, OrcEntry, OrcType
 from fprobe_gdb.kernel.unwind_code import FRAME_POINTER_GUESS, KernelCode
 from fprobe_gdb.kernel.unwind_frames import End, Frame, FrameKind
 from fprobe_gdb.kernel.unwind_hooks import ReturnSlots
-from fprobe_gdb.kernel.unwind_stack import PT_REGS, STACK_BYTES, StackReader, is_user
+from fprobe_gdb.kernel.unwind_stack import MAX_FALLS, PT_REGS, STACK_BYTES, StackReader, is_user
 from fprobe_gdb.registers import MASK64, Registers
 
 __all__ = ["OrcWalk"]
@@ -23,8 +23,6 @@ _REGISTER_BASES = {
     OrcBase.R10: "r10",
     OrcBase.R13: "r13",
 }
-# Stacks change at most this often: task, hard and soft interrupt, #DB, NMI, #MC, #DF and some entries in between.
-_MAX_FALLS = 16
 
 
 class OrcWalk:
@@ -142,13 +140,15 @@ class OrcWalk:
             # Only another stack may be below.
             self._falls += 1
             is_same = before // STACK_BYTES == self.sp // STACK_BYTES and type is OrcType.CALL
-            if is_same or self._falls > _MAX_FALLS:
+            if is_same or self._falls > MAX_FALLS:
                 return End(False, f"the stack goes the wrong way at {self._code.symbolize(self.ip)}")
         self._origin = self._code.trampoline_origin(self.ip, self._stack.read)
         self._reliable = self._reliable and not self._slots.lost
         return Frame(self.ip, self.sp, self._reliable, self._kind(), self._slots.hooked)
 
     def _kind(self) -> FrameKind:
+        if self._slots.lost:
+            return FrameKind.HOOK
         if self._signal:
             return FrameKind.INTERRUPTED
         return FrameKind.CALL if self._origin is None else FrameKind.TRAMPOLINE

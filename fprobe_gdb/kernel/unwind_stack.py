@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.registers import MASK64
 
-__all__ = ["PT_REGS", "PT_REGS_BYTES", "STACK_BYTES", "Read", "StackReader", "is_user"]
+__all__ = ["MAX_FALLS", "PT_REGS", "PT_REGS_BYTES", "STACK_BYTES", "Read", "StackReader", "is_user"]
 
 #: Reads guest memory: address, size in bytes. Raises :class:`~fprobe_gdb.errors.MemoryFault`.
 Read = Callable[[int, int], bytes]
@@ -25,6 +25,8 @@ PT_REGS_BYTES = 8 * len(PT_REGS)
 _PAGE_BYTES = 4096
 #: THREAD_SIZE and IRQ_STACK_SIZE without KASAN; stacks are aligned to their size, so what is in use of one ends here.
 STACK_BYTES = 16 << 10
+#: A walk comes to lower addresses no more often: task, interrupt, #DB, NMI, #MC, #DF and some entries in between.
+MAX_FALLS = 16
 _KERNEL_HALF = 1 << 63
 
 

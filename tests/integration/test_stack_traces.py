@@ -218,6 +218,7 @@ def test_what_a_trace_costs(guest: Callable[..., Kernel], kernel: str) -> None:
     unwinder = Unwinder.of(k.knowledge.image, k.knowledge.symbols)
     reads: list[int] = []
     costs_sec: list[float] = []
+    read_sec = 0.0
     frames = 0
 
     def read(addr: int, size_bytes: int) -> bytes:
@@ -236,7 +237,6 @@ def test_what_a_trace_costs(guest: Callable[..., Kernel], kernel: str) -> None:
         frames += len(unwinder.walk(registers, read))
         costs_sec.append(time.perf_counter() - start - read_sec)
 
-    read_sec = 0.0
     k.register_fprobe_syms(Fprobe(on_entry), ["unix_dgram_sendmsg"])
     k.shell("workload nested 10")
     assert len(reads) == 40
