@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -65,14 +64,20 @@ for command in (list_, trace, run, doctor):
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit. Never shows a traceback, but that of a user's own handler."""
-    with endings() as ended:
-        code = _run(argv, ended)
-        # What is left is Python's own end, which a last Ctrl-C must not spoil.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.exit(code)
+    sys.exit(_run(argv, endings()))
 
 
 def _run(argv: Sequence[str] | None, ended: Endings) -> int:
+    try:
+        code = _outcome(argv, ended)
+        ended.over = True
+    except KeyboardInterrupt:  # a second one, while the first was being told
+        ended.over = True
+        code = ended.exit_code
+    return code
+
+
+def _outcome(argv: Sequence[str] | None, ended: Endings) -> int:
     try:
         result = cli.main(args=None if argv is None else list(argv), prog_name="fprobe-gdb", standalone_mode=False)
         sys.stdout.flush()

@@ -5,9 +5,7 @@ The exit code tells them apart, as a shell does: 128 + the signal's number.
 
 from __future__ import annotations
 
-import contextlib
 import signal
-from collections.abc import Iterator
 from types import FrameType
 
 from fprobe_gdb.cli.exits import ExitCode
@@ -15,11 +13,18 @@ from fprobe_gdb.cli.exits import ExitCode
 __all__ = ["Endings", "endings"]
 
 
+# One to end the work, one more to end the ending, which may hang. A third finds the tool on its way out.
+_INTERRUPTS = 2
+
+
 class Endings:
     """Which signal asked the tool to end, if it was not Ctrl-C."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        #: Nothing is left to interrupt but Python's own end.
+        self.over = False
+        self._interrupts = 0
 
     @property
     def exit_code(self) -> int:
@@ -31,6 +36,12 @@ class Endings:
         """For messages: ``" by SIGTERM"``, empty for Ctrl-C."""
         return "" if self.signal is None else f" by {self.signal.name}"
 
+    def interrupt(self, _signum: int, _frame: FrameType | None) -> None:
+        """The handler of Ctrl-C: raises KeyboardInterrupt as Python's own does, but not for ever."""
+        self._interrupts += 1
+        if self._interrupts <= _INTERRUPTS and not self.over:
+            raise KeyboardInterrupt
+
     def note(self, signum: int, frame: FrameType | None) -> None:
         """The signals' handler: remember it and go the way of Ctrl-C, whoever handles that at the moment."""
         self.signal = self.signal or signal.Signals(signum)
@@ -40,15 +51,15 @@ class Endings:
         on_interrupt(signum, frame)
 
 
-@contextlib.contextmanager
-def endings() -> Iterator[Endings]:
-    """Within the block, SIGTERM and SIGHUP raise KeyboardInterrupt. One that was ignored (nohup) stays ignored."""
+def endings() -> Endings:
+    """From here on SIGTERM and SIGHUP raise KeyboardInterrupt. One that was ignored (nohup) stays ignored.
+
+    For good: nothing comes behind but the end of the process.
+    """
     ended = Endings()
-    taken = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is signal.SIG_DFL]
-    for one in taken:
-        signal.signal(one, ended.note)
-    try:
-        yield ended
-    finally:
-        for one in taken:
-            signal.signal(one, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, ended.interrupt)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(signum) is signal.SIG_DFL:
+            signal.signal(signum, ended.note)
+    return ended

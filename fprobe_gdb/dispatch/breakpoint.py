@@ -79,6 +79,8 @@ class BreakpointDispatch:
         self.stopped_ns = 0
         #: Stops that were reported, of any kind.
         self.stops = 0
+        #: A number that changes whenever the guest runs.
+        self.epoch = 0
         self._offsets = offsets
         self._task_dead_ip = task_dead_ip
         # Hits whose handlers are running now, outermost first; more than one only through guest calls.
@@ -128,6 +130,7 @@ class BreakpointDispatch:
     # Resume, wait for one stop and handle it. False: done() said so while the guest was running (it still is).
     def _run_to_stop(self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int]) -> bool:
         resumed_ns = time.monotonic_ns()
+        self.epoch += 1
         self.target.resume(hold=self._parked)
         while (self.target.wait(deadline, wake)) is None:
             if done():

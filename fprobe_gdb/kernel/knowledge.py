@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 
+from fprobe_gdb.kernel.btf import Btf
 from fprobe_gdb.kernel.image import KernelImage
 from fprobe_gdb.kernel.locations import LocationTable
 from fprobe_gdb.kernel.percpu import PerCpuLayout
@@ -63,3 +64,11 @@ class KernelKnowledge:
         :raise ImageError: the symbols do not tell.
         """
         return PerCpuLayout.from_symbols(self.symbols, self.image)
+
+    @cached_property
+    def btf(self) -> Btf:
+        """The kernel's types.
+
+        :raise BtfError: the image has no BTF, or a damaged one.
+        """
+        return Btf.of_image(self.image)

@@ -120,6 +120,10 @@ class PtRegs:
         """Whether :meth:`override_return` was called."""
         return self._overridden
 
+    def as_dict(self) -> Registers:
+        """A copy of all registers by name."""
+        return dict(self._values)
+
     def return_value(self) -> int:
         """``regs_return_value()``: ax, unsigned."""
         return self.ax

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import struct
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -39,11 +38,11 @@ from fprobe_gdb.events import MissReason
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.probe.core import Hit, ProbeCore
 from fprobe_gdb.probe.fprobe import Fprobe
-from fprobe_gdb.registers import MASK64
 from fprobe_gdb.session.boot import start
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.sigint import deferred_sigint
+from fprobe_gdb.session.view import GuestView
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
 from images.progress import Report
 
@@ -55,16 +54,13 @@ _CONSOLE_TAIL = 20
 _LAST_WORDS_SEC = 2.0
 
 
-class Kernel:
+class Kernel(GuestView):
     """A guest with probes. Made by :meth:`boot`; a context manager that ends with QEMU gone."""
 
     def __init__(self, machine: Machine, target: Target, knowledge: KernelKnowledge, options: BootOptions) -> None:
         self.options = options
         self.machine = machine
-        self.target = target
-        self.knowledge = knowledge
-        self.symbols = knowledge.symbols
-        self.records = ImageRecords(knowledge, boot=True)
+        super().__init__(target, knowledge, ImageRecords(knowledge, boot=True))
         #: Called with each new line of the guest's console.
         self.on_console: Callable[[str], None] | None = None
         #: Called for each hit that a handler does not see, with the function's location.
@@ -290,80 +286,7 @@ class Kernel:
         """How many probed calls of a task are in flight."""
         return self._core.depth(task)
 
-    # Section: looking into the stopped guest
-
-    @property
-    def cpu(self) -> int:
-        """The CPU of the hit that is being handled (0 outside handlers)."""
-        return self._dispatch.current.vcpu if self._dispatch.in_handler else 0
-
-    @property
-    def task(self) -> int:
-        """``current``: address of the running task's ``struct task_struct``. In handlers only."""
-        return self._dispatch.current.task
-
-    @property
-    def time_ns(self) -> int:
-        """Guest time: it stands still while the guest is stopped, so handlers cost none of it."""
-        return self._dispatch.now_ns()
-
-    @property
-    def last_time_ns(self) -> int:
-        """Guest time when it was last read, without asking the guest."""
-        return self._dispatch.clock.last_ns
-
-    def address(self, name: str) -> int:
-        """The address of a symbol.
-
-        :raise SymbolNotFound, SymbolAmbiguous: when there is not just one.
-        """
-        return self.symbols.one(name)
-
-    def symbolize(self, addr: int) -> str:
-        """``"vfs_read+0x75"``, or the bare address in hex."""
-        return self.symbols.symbolize(addr)
-
-    def read_memory(self, addr: int, size_bytes: int) -> bytes:
-        """Read guest virtual memory as the current vCPU sees it.
-
-        :raise MemoryFault: when any of it is not mapped.
-        """
-        return self.target.read_memory(addr & MASK64, size_bytes, vcpu=self.cpu)
-
-    def read_u64(self, addr: int) -> int:
-        """Read an ``u64`` (or a pointer)."""
-        return int(struct.unpack("<Q", self.read_memory(addr, 8))[0])
-
-    def read_u32(self, addr: int) -> int:
-        """Read an ``u32``."""
-        return int(struct.unpack("<I", self.read_memory(addr, 4))[0])
-
-    def read_string(self, addr: int, max_bytes: int = 4096) -> str:
-        """Read a NUL-terminated string; bytes that are not UTF-8 become U+FFFD.
-
-        :raise MemoryFault: when its first page is not mapped.
-        """
-        data = bytearray()
-        while len(data) < max_bytes:
-            # Not across a page that may be missing while the string ends before it.
-            size = min(256 - (addr + len(data)) % 256, max_bytes - len(data))
-            try:
-                piece = self.read_memory(addr + len(data), size)
-            except MemoryFault:
-                if not data:
-                    raise
-                break
-            data += piece.partition(b"\0")[0]
-            if b"\0" in piece:
-                break
-        return data.decode(errors="replace")
-
-    def write_memory(self, addr: int, data: bytes) -> None:
-        """Write guest virtual memory.
-
-        :raise MemoryFault: when any of it is not mapped.
-        """
-        self.target.write_memory(addr & MASK64, data, vcpu=self.cpu)
+    # Section: guest functions
 
     def call(self, function: str | int, *args: int, timeout_sec: float = _CALL_SEC) -> int:
         """From a handler: run a guest function on the stopped vCPU and return its ``ax`` (unsigned).

@@ -1,0 +1,194 @@
+"""Looking into the stopped guest: raw memory and symbols, and typed arguments, values and tasks where it has BTF."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from functools import cached_property
+
+from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
+from fprobe_gdb.errors import BtfError, MemoryFault, TypeLookupError
+from fprobe_gdb.kernel.btf import Btf, FuncProto
+from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from fprobe_gdb.kernel.values import Arguments, GuestMemory, Value, arguments, return_value
+from fprobe_gdb.probe.regs import PtRegs
+from fprobe_gdb.registers import MASK64
+from fprobe_gdb.session.records import ImageRecords
+from fprobe_gdb.target.base import Target
+
+__all__ = ["GuestView", "Task"]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What people know a task by."""
+
+    #: Address of its ``struct task_struct``.
+    addr: int
+    comm: str
+    #: The kernel's pid: of the thread.
+    pid: int
+    #: The process.
+    tgid: int
+
+
+class GuestView:
+    """The part of :class:`~fprobe_gdb.Kernel` that reads. The guest is stopped before and after each of its methods.
+
+    Typed values are valid until the guest resumes; using one later raises :class:`~fprobe_gdb.errors.StaleValue`.
+    """
+
+    def __init__(self, target: Target, knowledge: KernelKnowledge, records: ImageRecords) -> None:
+        self.target = target
+        self.knowledge = knowledge
+        self.symbols = knowledge.symbols
+        self.records = records
+        self._dispatch: BreakpointDispatch
+        self._protos: dict[str, FuncProto | None] = {}
+        self._task: tuple[tuple[int, int], Task] | None = None
+
+    # Section: the hit
+
+    @property
+    def cpu(self) -> int:
+        """The CPU of the hit that is being handled (0 outside handlers)."""
+        return self._dispatch.current.vcpu if self._dispatch.in_handler else 0
+
+    @property
+    def task(self) -> int:
+        """``current``: address of the running task's ``struct task_struct``. In handlers only."""
+        return self._dispatch.current.task
+
+    @property
+    def current(self) -> Task:
+        """The running task, by name and pid. In handlers only; one or two exchanges, once a hit.
+
+        :raise BtfError: the kernel has no BTF.
+        """
+        addr = self.task
+        key = (self._dispatch.epoch, addr)
+        if self._task is None or self._task[0] != key:
+            self._task = (key, self._read_task(addr))
+        return self._task[1]
+
+    @property
+    def time_ns(self) -> int:
+        """Guest time: it stands still while the guest is stopped, so handlers cost none of it."""
+        return self._dispatch.now_ns()
+
+    @property
+    def last_time_ns(self) -> int:
+        """Guest time when it was last read, without asking the guest."""
+        return self._dispatch.clock.last_ns
+
+    # Section: symbols and memory
+
+    def address(self, name: str) -> int:
+        """The address of a symbol.
+
+        :raise SymbolNotFound, SymbolAmbiguous: when there is not just one.
+        """
+        return self.symbols.one(name)
+
+    def symbolize(self, addr: int) -> str:
+        """``"vfs_read+0x75"``, or the bare address in hex."""
+        return self.symbols.symbolize(addr)
+
+    def read_memory(self, addr: int, size_bytes: int) -> bytes:
+        """Read guest virtual memory as the current vCPU sees it.
+
+        :raise MemoryFault: when any of it is not mapped.
+        """
+        return self.target.read_memory(addr & MASK64, size_bytes, vcpu=self.cpu)
+
+    def read_u64(self, addr: int) -> int:
+        """Read an ``u64`` (or a pointer)."""
+        return int(struct.unpack("<Q", self.read_memory(addr, 8))[0])
+
+    def read_u32(self, addr: int) -> int:
+        """Read an ``u32``."""
+        return int(struct.unpack("<I", self.read_memory(addr, 4))[0])
+
+    def read_string(self, addr: int, max_bytes: int = 4096) -> str:
+        """Read a NUL-terminated string; bytes that are not UTF-8 become U+FFFD.
+
+        :raise MemoryFault: when its first page is not mapped.
+        """
+        data = bytearray()
+        while len(data) < max_bytes:
+            # Not across a page that may be missing while the string ends before it.
+            size = min(256 - (addr + len(data)) % 256, max_bytes - len(data))
+            try:
+                piece = self.read_memory(addr + len(data), size)
+            except MemoryFault:
+                if not data:
+                    raise
+                break
+            data += piece.partition(b"\0")[0]
+            if b"\0" in piece:
+                break
+        return data.decode(errors="replace")
+
+    def write_memory(self, addr: int, data: bytes) -> None:
+        """Write guest virtual memory.
+
+        :raise MemoryFault: when any of it is not mapped.
+        """
+        self.target.write_memory(addr & MASK64, data, vcpu=self.cpu)
+
+    # Section: types
+
+    @cached_property
+    def btf(self) -> Btf:
+        """The kernel's types.
+
+        :raise BtfError: the kernel has none (CONFIG_DEBUG_INFO_BTF), or they are damaged.
+        """
+        return self.knowledge.btf
+
+    @cached_property
+    def memory(self) -> GuestMemory:
+        """Guest memory for typed values."""
+        return GuestMemory(self.read_memory, lambda: self._dispatch.epoch)
+
+    def prototype(self, function: str) -> FuncProto | None:
+        """A function's prototype; None where BTF has none or several, or there is no BTF.
+
+        ``.isra.0`` and other clones have none: their arguments are not those of the source.
+        """
+        if function not in self._protos:
+            try:
+                self._protos[function] = self.btf.function(function)
+            except (BtfError, TypeLookupError):
+                self._protos[function] = None
+        return self._protos[function]
+
+    def args(self, regs: PtRegs, entry_ip: int) -> Arguments:
+        """In an entry handler: the function's arguments by name and type. Nothing is read before it is used.
+
+        ``k.args(regs, entry_ip).file.f_path.dentry.d_name.name.string()``
+
+        :raise TypeLookupError: BTF has no, or more than one, prototype of the function.
+        """
+        return arguments(self.btf, self.btf.function(self.records.name_at(entry_ip)), regs.as_dict(), self.memory)
+
+    def retval(self, regs: PtRegs, entry_ip: int) -> Value | None:
+        """In an exit handler: the return value by the function's type; None for ``void``.
+
+        :raise TypeLookupError: as :meth:`args`.
+        """
+        return return_value(self.btf, self.btf.function(self.records.name_at(entry_ip)), regs.as_dict(), self.memory)
+
+    def value(self, type_: str, addr: int) -> Value:
+        """What lies at an address, e.g. ``k.value("struct task_struct", k.task).comm.string()``.
+
+        :raise TypeNotFound: no such type.
+        """
+        return Value(self.btf, self.memory, self.btf.type(type_), addr=addr & MASK64)
+
+    def _read_task(self, addr: int) -> Task:
+        task = self.value("struct task_struct", addr)
+        try:
+            return Task(addr, task.comm.string(), int(task.pid), int(task.tgid))
+        except MemoryFault:
+            return Task(addr, "<...>", 0, 0)
