@@ -25,8 +25,8 @@ MASK64 = (1 << 64) - 1
 #: Called by tasks alone.
 IN_TASKS = ("vfs_read", "vfs_write", "pipe_write", "kernel_clone", "ksys_write")
 #: Called in soft and hard interrupts too, also in one that interrupts the other. Not the busiest ones: a guest that
-#: stops at every tick, or whenever a task is woken, does hardly anything in between; and QEMU 7.2 with a thread for each
-#: CPU now and then goes on to execute the INT3 with which the guest has patched a function as hot as schedule().
+#: stops at every tick, or whenever a task is woken, does hardly anything in between; and QEMU 7.2 with a thread a CPU
+#: now and then goes on to execute the INT3 with which the guest has patched a function as hot as schedule().
 IN_INTERRUPTS = ("__wake_up", "__queue_work", "sched_ttwu_pending")
 RETURNING = ("vfs_read", "vfs_write", "vfs_readv", "vfs_fallocate", "kernel_clone", "kernel_waitid")
 
