@@ -44,6 +44,8 @@ class StackReader:
     def __init__(self, read: Read) -> None:
         self._read = read
         self._pieces: list[tuple[int, bytes]] = []
+        # Ends up to which reading has failed.
+        self._missing: set[int] = set()
         #: Exchanges so far, failed ones too.
         self.reads = 0
 
@@ -73,16 +75,18 @@ class StackReader:
         self.reads += 1
         return self._read(addr, size_bytes)
 
+    # To the stack's end; if that fails, as stacks of exceptions and mapped ones are smaller or not aligned, less.
     def _fill(self, addr: int) -> bytes:
-        sizes = [alignment - addr % alignment for alignment in (STACK_BYTES, _PAGE_BYTES)]
-        for size in dict.fromkeys([*sizes, 8]):
-            if size < 8:
+        for alignment in (STACK_BYTES, STACK_BYTES // 2, _PAGE_BYTES):
+            end = addr - addr % alignment + alignment
+            if end - addr < 8 or end in self._missing:
                 continue
             try:
-                data = self.read(addr, size)
+                data = self.read(addr, end - addr)
             except MemoryFault:
+                # What is missing is above all that can be read from here on.
+                self._missing.add(end)
                 continue
-            if len(data) == size:
-                self._pieces.append((addr, data))
-                return data
-        raise MemoryFault(addr, 8)
+            self._pieces.append((addr, data))
+            return data
+        return self.read(addr, 8)

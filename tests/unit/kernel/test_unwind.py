@@ -191,7 +191,16 @@ def test_a_page_behind_the_stack_that_is_missing_does_not_matter() -> None:
     words = {sp: THREAD + 0x20}
     memory = Memory(words)
     assert UNWINDER.walk(at(LEAF, sp), memory.read).complete
-    assert memory.requests == [(sp, 0x3100), (sp, 0x100)]
+    assert memory.requests == [(sp, 0x3100), (sp, 0x1100), (sp, 0x100)]
+
+
+def test_what_is_missing_is_not_asked_for_again() -> None:
+    """Two pages of a stack, and nothing behind them: each is one read more, not two."""
+    sp = STACK + 0x1FF0
+    memory = Memory({sp: MIDDLE + 8, sp + 8: MIDDLE + 0x30, STACK + 0x2018: THREAD + 0x20})
+    trace = UNWINDER.walk(at(LEAF, sp), memory.read)
+    assert (names(trace)[-1], trace.complete) == ("thread+0x20", True)
+    assert memory.requests == [(sp, 0x2010), (sp, 0x10), (STACK + 0x2018, 0xFE8)]
 
 
 def test_a_word_that_is_not_code() -> None:
