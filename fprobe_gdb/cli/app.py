@@ -64,7 +64,10 @@ for command in (list_, trace, run, doctor):
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit. Never shows a traceback, but that of a user's own handler."""
-    sys.exit(_run(argv, endings()))
+    ended = endings()
+    code = _run(argv, ended)
+    ended.ignore()
+    sys.exit(code)
 
 
 def _run(argv: Sequence[str] | None, ended: Endings) -> int:

@@ -50,6 +50,11 @@ class Endings:
             raise KeyboardInterrupt
         on_interrupt(signum, frame)
 
+    def ignore(self) -> None:
+        """Once all is over: Python takes handlers away while it exits, and the exit code would be the signal's."""
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN)
+
 
 def endings() -> Endings:
     """From here on SIGTERM and SIGHUP raise KeyboardInterrupt. One that was ignored (nohup) stays ignored.

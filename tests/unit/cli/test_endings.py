@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 from collections.abc import Iterator
 
@@ -29,30 +28,40 @@ def _handlers() -> Iterator[None]:
     ("signum", "code", "by"), [(signal.SIGTERM, 143, " by SIGTERM"), (signal.SIGHUP, 129, " by SIGHUP")]
 )
 def test_signal_is_an_interrupt(signum: signal.Signals, code: int, by: str) -> None:
-    with endings() as ended:
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signum)
-        assert (ended.exit_code, ended.by) == (code, by)
+    ended = endings()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signum)
+    assert (ended.exit_code, ended.by) == (code, by)
 
 
 def test_ctrl_c_is_130() -> None:
-    with endings() as ended, contextlib.suppress(KeyboardInterrupt):
+    ended = endings()
+    with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert (ended.exit_code, ended.by) == (130, "")
 
 
-def test_first_signal_names_the_end() -> None:
-    with endings() as ended:
-        for signum in (signal.SIGHUP, signal.SIGTERM):
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signum)
+def test_first_signal_names_the_end_and_the_third_changes_nothing() -> None:
+    ended = endings()
+    for signum in (signal.SIGHUP, signal.SIGTERM):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signum)
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGTERM)
     assert ended.exit_code == 129
+
+
+def test_nothing_is_raised_once_it_is_over() -> None:
+    ended = endings()
+    ended.over = True
+    for signum in SIGNALS:
+        signal.raise_signal(signum)
 
 
 def test_ignored_signal_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with endings() as ended:
-        signal.raise_signal(signal.SIGHUP)
+    ended = endings()
+    signal.raise_signal(signal.SIGHUP)
     assert ended.signal is None
 
 
@@ -74,8 +83,8 @@ def in_exchange(*signums: signal.Signals) -> list[str]:
 
 
 def test_first_signal_is_deferred_and_the_second_is_not() -> None:
-    with endings() as ended:
-        log = in_exchange(signal.SIGTERM, signal.SIGINT)
+    ended = endings()
+    log = in_exchange(signal.SIGTERM, signal.SIGINT)
     assert log == ["noted", "raised at once", "raised at the end"]
     assert ended.exit_code == 143
 
@@ -83,6 +92,6 @@ def test_first_signal_is_deferred_and_the_second_is_not() -> None:
 def test_background_job_ignores_ctrl_c_but_not_sigterm() -> None:
     """A shell starts background jobs of scripts with SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with endings():
-        assert in_exchange(signal.SIGINT) == ["ignored"]
-        assert in_exchange(signal.SIGINT, signal.SIGTERM) == ["ignored", "noted", "raised at the end"]
+    endings()
+    assert in_exchange(signal.SIGINT) == ["ignored"]
+    assert in_exchange(signal.SIGINT, signal.SIGTERM) == ["ignored", "noted", "raised at the end"]
