@@ -63,16 +63,27 @@ class EntryEvent(Event):
     caller: str
     #: Probed calls of this task that are in flight around this one.
     depth: int
+    #: Name and pid of the task; None where the kernel's types are unknown.
+    comm: str | None = None
+    pid: int | None = None
+    #: Arguments by name, as text in C's manner; None where the prototype is unknown.
+    params: tuple[tuple[str, str], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ExitEvent(Event):
     """A probed function returned."""
 
+    #: The register ax.
     retval: int
     duration_ns: int
     caller: str
     depth: int
+    #: As of :class:`EntryEvent`.
+    comm: str | None = None
+    pid: int | None = None
+    #: The return value by the function's type, as text; empty for ``void``, None where the type is unknown.
+    result: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

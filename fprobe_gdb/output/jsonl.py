@@ -20,6 +20,9 @@ Every object begins with ``type``. In this order:
 ``args``       object  argument registers by pt_regs' names (``di si dx cx r8 r9``), each hex
 ``caller``     string  ``ret_ip`` as symbol+offset
 ``depth``      integer probed calls of this task in flight around this one
+``comm``       string  name of the task, null where the kernel's types are unknown
+``pid``        integer its pid, or null
+``params``     object  arguments by name as text (``"count": "4096"``), or null
 ============== ======= ==================================================================================
 
 ``exit``, a probed function returned: ``type`` to ``time_ns`` as above, then:
@@ -29,6 +32,9 @@ Every object begins with ``type``. In this order:
 ``duration_ns`` integer guest time from entry to exit
 ``caller``      string  ``ret_ip`` as symbol+offset
 ``depth``       integer the same as of its entry
+``comm``        string  as of an entry
+``pid``         integer as of an entry
+``result``      string  return value by its type as text (``"-2 (-ENOENT)"``), empty for void; null where unknown
 =============== ======= =================================================================================
 
 ``missed``, fprobe's rules gave a hit to no handler: ``type`` to ``time_ns`` as above, then:
@@ -119,11 +125,16 @@ def _object(event: AnyEvent) -> str:
     match event:
         case EntryEvent():
             args = _args_template(tuple(event.args)) % tuple(event.args.values())
-            return f'{_start("entry", event)},"args":{{{args}}},"caller":{_name(event.caller)},"depth":{event.depth}}}'
+            params = "null" if event.params is None else _params(event.params)
+            return (
+                f'{_start("entry", event)},"args":{{{args}}},"caller":{_name(event.caller)},"depth":{event.depth}'
+                f',{_task(event)},"params":{params}}}'
+            )
         case ExitEvent():
             return (
                 f'{_start("exit", event)},"retval":"{event.retval:#x}","duration_ns":{event.duration_ns}'
-                f',"caller":{_name(event.caller)},"depth":{event.depth}}}'
+                f',"caller":{_name(event.caller)},"depth":{event.depth},{_task(event)}'
+                f',"result":{"null" if event.result is None else _string(event.result)}}}'
             )
         case MissedEvent():
             return f'{_start("missed", event)},"reason":{_string(event.reason.value)},"depth":{event.depth}}}'
@@ -153,6 +164,15 @@ def _string(text: str) -> str:
 
 # The same for symbols, of which a trace has few but each many times.
 _name = lru_cache(maxsize=8192)(_string)
+
+
+def _task(event: EntryEvent | ExitEvent) -> str:
+    comm = "null" if event.comm is None else _name(event.comm)
+    return f'"comm":{comm},"pid":{"null" if event.pid is None else event.pid}'
+
+
+def _params(params: tuple[tuple[str, str], ...]) -> str:
+    return "{" + ",".join(f"{_name(name)}:{_string(text)}" for name, text in params) + "}"
 
 
 # What is the same in the arguments of every entry, with places for the values; twice as fast as joining the pieces.

@@ -1,14 +1,15 @@
 """One line an event, for people, live; then a table::
 
     #       TIME CPU   TASK              FUNCTION
-        1.234568 [000] ffff888003a4b100  → ksys_read(di=0x3, si=0x7ffc12345678, dx=0x400) <- do_syscall_64+0x35
-        1.234571 [000] ffff888003a4b100    → vfs_read(di=0xffff8880, si=0x7ffc12345678, dx=0x400) <- ksys_read+0x75
-        1.234584 [000] ffff888003a4b100    ← vfs_read = 0xfffffffffffffffb (-5 -EIO) 12.9us
+        1.234568 [000] cat-71            → ksys_read(fd=3, buf=0x7ffc12345678, count=1024) <- do_syscall_64+0x35
+        1.234571 [000] cat-71              → vfs_read(file=0xffff8880 "motd", ..., count=1024) <- ksys_read+0x75
+        1.234584 [000] cat-71              ← vfs_read = -5 (-EIO) 12.9us
         1.234590 [000] ffff888003a4b100    × vfs_read missed (pool)
         1.234600 console | a line of the guest's console
 
-Guest time is absolute, in ftrace's form; TASK is the ``struct task_struct *``; a call inside a probed call of the same
-task is two columns to the right. A console line never looks like an event: its text stands behind ``|``, stays on one
+Guest time is absolute, in ftrace's form. TASK is name and pid, or the ``struct task_struct *`` where the kernel's types
+are unknown; arguments are registers then, and return values hexadecimal. A call inside a probed call of the same task
+is two columns to the right. A console line never looks like an event: its text stands behind ``|``, stays on one
 line and has no control characters (:mod:`fprobe_gdb.output.escape`).
 """  # noqa: RUF002
 
@@ -49,7 +50,7 @@ class TextSink:
 
     :param stream: a text stream; its encoding decides whether arrows are drawn or spelled (``->``, ``<-``).
     :param color: see :func:`~fprobe_gdb.output.color.use_color`.
-    :param args: how many argument registers of an entry to show, 0 to 6.
+    :param args: how many argument registers of an entry to show, 0 to 6, where its arguments' names are unknown.
     :param live: show every line at once; otherwise in blocks and at :meth:`flush`.
     :param header: begin with a line that names the columns.
     :raise UsageError: ``args`` out of range.
@@ -107,15 +108,19 @@ class TextSink:
     # Time, CPU, task, nesting, mark and function: what all lines of hits begin with.
     def _start(self, event: Event, depth: int, mark_color: str, mark: str) -> str:
         colors = self._colors
+        task = _task_text(event)
         return (
-            f"{colors.dim}{guest_time(event.time_ns)} [{event.cpu:03d}] {event.task:016x}{colors.reset}  {'  ' * depth}"
+            f"{colors.dim}{guest_time(event.time_ns)} [{event.cpu:03d}] {task:<16}{colors.reset}  {'  ' * depth}"
             f"{mark_color}{mark}{colors.reset} {colors.func}{printable(event.func)}{colors.reset}"
         )
 
     def _entry_text(self, event: EntryEvent) -> str:
         colors = self._colors
-        names = tuple(islice(event.args, self._args))
-        args = _args_template(names) % tuple(islice(event.args.values(), self._args))
+        if event.params is not None:
+            args = ", ".join(f"{printable(name)}={printable(text)}" for name, text in event.params)
+        else:
+            names = tuple(islice(event.args, self._args))
+            args = _args_template(names) % tuple(islice(event.args.values(), self._args))
         return (
             f"{self._start(event, event.depth, colors.entry, self._entry)}({args})"
             f"{colors.dim} <- {printable(event.caller)}{colors.reset}"
@@ -123,10 +128,11 @@ class TextSink:
 
     def _exit_text(self, event: ExitEvent) -> str:
         colors = self._colors
-        value_color = colors.error if error_code(event.retval) else ""
+        value = retval(event.retval) if event.result is None else printable(event.result)
+        value_color = colors.error if error_code(event.retval) and event.result != "" else ""
         return (
-            f"{self._start(event, event.depth, colors.exit, self._exit)} = {value_color}{retval(event.retval)}"
-            f"{colors.reset if value_color else ''} {duration(event.duration_ns)}"
+            f"{self._start(event, event.depth, colors.exit, self._exit)}{' = ' if value else ''}"
+            f"{value_color}{value}{colors.reset if value_color else ''} {duration(event.duration_ns)}"
         )
 
     def _missed_text(self, event: MissedEvent) -> str:
@@ -142,6 +148,12 @@ class TextSink:
         colors = self._colors
         text = f"{guest_time(event.time_ns)} {printable(event.source)} | {printable(event.line)}"
         return f"{colors.dim}{text}{colors.reset}"
+
+
+def _task_text(event: Event) -> str:
+    if isinstance(event, EntryEvent | ExitEvent) and event.comm is not None:
+        return f"{printable(event.comm)}-{event.pid}"
+    return f"{event.task:016x}"
 
 
 # The argument registers of an entry with places for their values; as it is nearly always the same, it is kept.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 from fprobe_gdb.errors import InvalidProbe
 from fprobe_gdb.events import ConsoleEvent, EntryEvent, ExitEvent, LostEvent, MissedEvent, MissReason, SummaryEvent
@@ -15,9 +16,15 @@ from fprobe_gdb.probe.records import FtraceRecords
 from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.probe.rethook import EntryData
 from fprobe_gdb.registers import ARGUMENT_REGISTERS
+from fprobe_gdb.session.describe import describe_arguments, describe_result
 from fprobe_gdb.session.guest import Kernel
 
 __all__ = ["Tracer", "select"]
+
+
+class _Who(TypedDict, total=False):
+    comm: str
+    pid: int
 
 
 def select(records: FtraceRecords, include: Sequence[str], exclude: Sequence[str] = ()) -> list[int]:
@@ -61,6 +68,7 @@ class Tracer:
         self._summary = SummaryBuilder()
         self._names: dict[int, str] = {}
         self._line = ""
+        self._typed = k.has_types
         self.fprobe = Fprobe(
             self._on_entry,
             None if entry_only else self._on_exit,
@@ -120,6 +128,8 @@ class Tracer:
                 args=dict(zip(ARGUMENT_REGISTERS, regs.arguments, strict=True)),
                 caller=k.symbolize(ret_ip),
                 depth=depth,
+                **self._who(),
+                params=self._params(regs, entry_ip),
             )
         )  # fmt: skip
         if self.full:
@@ -137,8 +147,27 @@ class Tracer:
                 duration_ns=k.time_ns - entered_ns,
                 caller=k.symbolize(ret_ip),
                 depth=depth,
+                **self._who(),
+                result=self._result(regs, entry_ip),
             )
         )  # fmt: skip
+
+    # Name and pid of the task, where the kernel has types.
+    def _who(self) -> _Who:
+        if not self._typed:
+            return {}
+        task = self._k.current
+        return {"comm": task.comm, "pid": task.pid}
+
+    def _params(self, regs: PtRegs, entry_ip: int) -> tuple[tuple[str, str], ...] | None:
+        if self._k.prototype(self._names[entry_ip]) is None:
+            return None
+        return describe_arguments(self._k.args(regs, entry_ip))
+
+    def _result(self, regs: PtRegs, entry_ip: int) -> str | None:
+        if self._k.prototype(self._names[entry_ip]) is None:
+            return None
+        return describe_result(self._k.retval(regs, entry_ip))
 
     def _on_missed(self, fp: Fprobe, entry_ip: int, hit: Hit, reason: MissReason) -> None:
         kind = LostEvent if reason is MissReason.LIST_RECURSION else MissedEvent

@@ -147,6 +147,14 @@ class GuestView:
         return self.knowledge.btf
 
     @cached_property
+    def has_types(self) -> bool:
+        """Whether the kernel has BTF."""
+        try:
+            return len(self.btf) > 0
+        except BtfError:
+            return False
+
+    @cached_property
     def memory(self) -> GuestMemory:
         """Guest memory for typed values."""
         return GuestMemory(self.read_memory, lambda: self._dispatch.epoch)

@@ -18,16 +18,23 @@ def test_entry():
     assert as_jsonl(ENTRY) == [
         '{"type":"entry","func":"vfs_read","entry_ip":"0xffffffff812f1a40","ret_ip":"0xffffffff812f2095","cpu":1,'
         '"task":"0xffff888003a4b100","time_ns":1234567890,"args":{"di":"0xffff888003a4b900","si":"0x7ffc12345678",'
-        '"dx":"0x400","cx":"0xffffc90000137ef8","r8":"0x0","r9":"0x1"},"caller":"ksys_read+0x75","depth":1}'
+        '"dx":"0x400","cx":"0xffffc90000137ef8","r8":"0x0","r9":"0x1"},"caller":"ksys_read+0x75","depth":1,'
+        '"comm":null,"pid":null,"params":null}'
     ]
+    typed = replace(ENTRY, comm='a"b', pid=71, params=(("file", '0x1 "motd"'), ("count", "4096")))
+    (line,) = as_jsonl(typed)
+    assert line.endswith(r'"comm":"a\"b","pid":71,"params":{"file":"0x1 \"motd\"","count":"4096"}}')
 
 
 def test_exit():
     assert as_jsonl(EXIT) == [
         '{"type":"exit","func":"vfs_read","entry_ip":"0xffffffff812f1a40","ret_ip":"0xffffffff812f2095","cpu":0,'
         '"task":"0xffff888003a4b100","time_ns":1234580790,"retval":"0x1","duration_ns":12900,'
-        '"caller":"ksys_read+0x75","depth":1}'
+        '"caller":"ksys_read+0x75","depth":1,"comm":null,"pid":null,"result":null}'
     ]
+    assert as_jsonl(replace(EXIT, comm="cat", pid=71, result="-2 (-ENOENT)"))[0].endswith(
+        '"comm":"cat","pid":71,"result":"-2 (-ENOENT)"}'
+    )
 
 
 def test_missed_and_lost():

@@ -33,6 +33,21 @@ def test_exit():
     assert as_text(EXIT) == ["    1.234581 [000] ffff888003a4b100    ← vfs_read = 0x1 12.9us"]
 
 
+def test_typed_entry_and_exit():
+    # Name and pid instead of the task's address; all arguments by name; what the guest names is escaped.
+    params = (("file", '0xffff888005cf9a80 "mo\x1btd"'), ("buf", "0x7f"), ("count", "4096"), ("pos", "0x0"))
+    who = {"comm": "cat", "pid": 71}
+    assert as_text(replace(ENTRY, **who, params=params), replace(EXIT, **who, result="-5 (-EIO)")) == [
+        "    1.234568 [001] cat-71              "
+        '→ vfs_read(file=0xffff888005cf9a80 "mo\\x1btd", buf=0x7f, count=4096, pos=0x0) <- ksys_read+0x75',
+        "    1.234581 [000] cat-71              ← vfs_read = -5 (-EIO) 12.9us",
+    ]
+
+
+def test_a_void_function_has_no_value():
+    assert as_text(replace(EXIT, result=""))[0].endswith("← vfs_read 12.9us")
+
+
 def test_marks_of_an_entry_and_its_exit_stand_in_one_column():
     entry, exit_ = as_text(ENTRY, EXIT)
     assert entry.index("→") == exit_.index("←")

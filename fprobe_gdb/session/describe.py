@@ -1,0 +1,82 @@
+"""Typed values in few words, for a line of a trace."""
+
+from __future__ import annotations
+
+from functools import reduce
+
+from fprobe_gdb.errors import MemoryFault, TypeLookupError
+from fprobe_gdb.kernel.btf import CompoundType, PointerType, QualifiedType, Type
+from fprobe_gdb.kernel.values import Arguments, Value, error_name
+
+__all__ = ["describe_arguments", "describe_result", "describe_value"]
+
+# Structures that have a name which says more than their address: the member path of a ``char *`` or ``char[]``.
+_NAME_PATHS = {
+    "file": "f_path.dentry.d_name.name",
+    "dentry": "d_name.name",
+    "path": "dentry.d_name.name",
+    "qstr": "name",
+    "filename": "name",
+    "task_struct": "comm",
+    "net_device": "name",
+    "module": "name",
+    "super_block": "s_id",
+    "linux_binprm": "filename",
+}
+_NAME_BYTES = 64
+
+
+def describe_arguments(args: Arguments) -> tuple[tuple[str, str], ...]:
+    """Names and texts of the arguments, e.g. ``(("file", '0xffff888005cf9a80 "motd"'), ("count", "4096"))``."""
+    return tuple((name, describe_value(args[name])) for name in args)
+
+
+def describe_result(value: Value | None) -> str:
+    """A return value; empty for ``void``."""
+    return "" if value is None else describe_value(value)
+
+
+def describe_value(value: Value) -> str:
+    """One value. A pointer to something that has a name shows the name too; other pointers are just numbers, since
+    what lies behind a buffer has no meaning before it is filled."""
+    kind = value.type_.resolve()
+    try:
+        if not isinstance(kind, PointerType):
+            return _scalar(value)
+        addr = int(value)
+        if (error := value.error_name()) is not None:
+            return f"{error} (pointer)"
+        name = _name(value, kind.target) if addr else None
+        return f"{addr:#x}" if name is None else f'{addr:#x} "{name}"'
+    except MemoryFault:
+        return "(fault)"
+
+
+def _scalar(value: Value) -> str:
+    if isinstance(value.type_.resolve(), CompoundType):
+        return str(value)
+    text = str(value)
+    if text.startswith("-") and (name := error_name(int(value))):
+        return f"{text} ({name})"
+    return text
+
+
+# The name behind a pointer: of a structure known to have one, or a constant string.
+def _name(value: Value, target: Type) -> str | None:
+    kind = target.resolve()
+    try:
+        if isinstance(kind, CompoundType):
+            path = _NAME_PATHS.get(kind.name)
+            named = reduce(lambda whole, part: whole[part], path.split("."), value) if path else None
+        else:
+            named = value if _is_const_char(target) else None
+        if named is None:
+            return None
+        text = named.string(_NAME_BYTES)
+        return text if named.fault_ is None and text != "(fault)" else None
+    except (MemoryFault, TypeLookupError):
+        return None
+
+
+def _is_const_char(target: Type) -> bool:
+    return isinstance(target, QualifiedType) and target.qualifier == "const" and target.resolve().name == "char"
