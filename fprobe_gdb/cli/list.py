@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import rich_click as click
 
 from fprobe_gdb.cli.options import kernel_option
 from fprobe_gdb.cli.progress import working
-from fprobe_gdb.errors import InvalidProbe
+from fprobe_gdb.errors import BtfError, InvalidProbe, TypeLookupError
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.probe.filters import match_filter
 from fprobe_gdb.probe.glob import MatchType, matcher, parse_filter
@@ -18,7 +20,7 @@ __all__ = ["list_"]
 
 
 @click.command("list")
-@click.option("-v", "--verbose", is_flag=True, help="Also what cannot be probed, and why.")
+@click.option("-v", "--verbose", is_flag=True, help="Prototypes; also what cannot be probed, and why.")
 @kernel_option
 @click.argument("patterns", nargs=-1, required=True, metavar="PATTERN...")
 def list_(verbose: bool, kernel: str | None, patterns: tuple[str, ...]) -> None:
@@ -53,11 +55,19 @@ def list_(verbose: bool, kernel: str | None, patterns: tuple[str, ...]) -> None:
     for ip in sorted(ips):
         location = records.location_at(ip)
         assert location is not None
-        click.echo(f"{ip:016x}  {location.kind.value:<11} {location.name}")
+        click.echo(f"{ip:016x}  {location.kind.value:<11} {_text(knowledge, location.name, verbose)}")
     for name, why in sorted(untraceable.items()):
         click.echo(f"{'-':>16}  {'-':<11} {name}: {why}")
     if unmatched:
         raise _together(unmatched)
+
+
+# The function's name, or its C prototype where that is wanted and known.
+def _text(knowledge: KernelKnowledge, name: str, verbose: bool) -> str:
+    if verbose:
+        with contextlib.suppress(BtfError, TypeLookupError):
+            return f"{knowledge.btf.function(name)}"
+    return name
 
 
 # Symbols that match and have no location of their own. Aliases of a traceable function are reached by its first name.
