@@ -1,7 +1,9 @@
 """Who calls a function most: the ten most frequent callers. One stop a call, as there is no exit handler.
 
-fprobe-gdb run examples/count_callers.py --backend rsp
-PATTERN='*spin_lock' fprobe-gdb run examples/count_callers.py --backend rsp --timeout 20 -- ls /
+    fprobe-gdb run examples/count_callers.py --backend rsp
+    PATTERN='*spin_lock' fprobe-gdb run examples/count_callers.py --backend rsp --timeout 20 -- ls /
+
+A caller such as getname_flags.part.0 is a part of a function that the compiler has split off.
 """
 
 import os

@@ -1,7 +1,9 @@
 """Let the N-th call of a function fail, and see how a program copes: override_return() skips the function.
 
-fprobe-gdb run examples/inject_error.py
-FUNCTION=copy_process NTH=2 fprobe-gdb run examples/inject_error.py -- 'true | cat | cat; echo status $?'
+    fprobe-gdb run examples/inject_error.py
+    FUNCTION=vfs_symlink NTH=1 fprobe-gdb run examples/inject_error.py -- 'ln -s a /tmp/l; echo status $?'
+
+Exit handlers of other fprobes see the value; what the function would have done does not happen.
 """
 
 import errno
