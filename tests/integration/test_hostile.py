@@ -165,9 +165,7 @@ def test_init_that_ends(tmp_path: Path) -> None:
 # Section: being asked to end
 
 
-@pytest.mark.parametrize(
-    ("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda v: str(v)
-)
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
 def test_interrupted_while_tracing(signum: int, status: int) -> None:
     """In the middle of a flood of hits, console lines and kernel messages: the summary, and nothing left."""
     noise = "while :; do cat /etc/motd; echo noise >/dev/kmsg; printf 'a\\033[2J\\033]0;x\\007b\\n'; done"
@@ -190,7 +188,7 @@ def test_interrupted_while_tracing(signum: int, status: int) -> None:
     wait_gone(pids)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 def test_interrupted_at_any_moment_before_the_trace(seed: int) -> None:
     """While symbols are read, while QEMU starts, while the guest boots: exit 130, a word, and no QEMU."""
     with Tool(*TRACE, "--", ENDLESS) as tool:
