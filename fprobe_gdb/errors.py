@@ -25,6 +25,8 @@
     │   ├── TypeAmbiguous          one name, several different types; has .name and .choices
     │   ├── MemberNotFound         has .name, .type_name and .near; an AttributeError too
     │   └── ElementNotFound        outside an array; an IndexError too
+    ├── ExprError                  a filter or key expression is wrong; has .text, .column and .near
+    │   └── ExprUnfit              it fits some of the probed functions only; has .functions
     ├── WrongType                  a C type cannot do what was asked of it; a TypeError too
     ├── StaleValue                 a value of the stopped guest, used after the guest ran on
     ├── ProbeError                 what the kernel answers with an errno; has .errno_name and .errno
@@ -50,6 +52,8 @@ __all__ = [
     "BtfError",
     "ConnectionClosed",
     "ElementNotFound",
+    "ExprError",
+    "ExprUnfit",
     "FprobeGdbError",
     "GuestCallError",
     "GuestPanic",
@@ -264,6 +268,37 @@ class ElementNotFound(TypeLookupError, IndexError):
 
 class WrongType(FprobeGdbError, TypeError):
     """A C type cannot do what was asked of it: a member of an integer, the size of a function, ..."""
+
+
+class ExprError(FprobeGdbError):
+    """An expression (``--filter``, ``--hist``, ``--count-by``) that cannot be read, or does not fit the types.
+
+    ``str()`` shows the text with a caret under the place.
+
+    :param column: where in ``text``, in characters from 0.
+    """
+
+    def __init__(self, message: str, text: str, column: int, near: Sequence[str] = ()) -> None:
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        # A window of the text around the place, every character as wide as one column.
+        start = max(0, min(column - 50, len(text) - 100))
+        shown = "".join(char if char.isprintable() else " " for char in text[start : start + 100])
+        super().__init__(f"{message}{hint}\n    {shown}\n    {' ' * (column - start)}^")
+        self.message = message
+        self.text = text
+        self.column = column
+        self.near = tuple(near)
+
+
+class ExprUnfit(ExprError):
+    """An expression that fits some of the probed functions, but not all.
+
+    :param functions: those that it does not fit.
+    """
+
+    def __init__(self, message: str, text: str, column: int, functions: Sequence[str]) -> None:
+        super().__init__(message, text, column)
+        self.functions = tuple(functions)
 
 
 class StaleValue(FprobeGdbError):

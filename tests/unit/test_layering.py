@@ -17,7 +17,7 @@ LAYERS = (
     {"cli", "__main__"},
     {"", "session"},  # "" is fprobe_gdb/__init__.py, which only passes on what users import
     {"output"},
-    {"dispatch"},
+    {"dispatch", "expr"},
     {"probe"},
     {"kernel"},
     {"target"},
@@ -26,13 +26,15 @@ LAYERS = (
 )
 # Lower layers that are none of a layer's business all the same.
 FORBIDDEN = {
-    "output": {"dispatch", "probe", "kernel", "target", "transport"},  # it sees events only
+    "output": {"dispatch", "expr", "probe", "kernel", "target", "transport"},  # it sees events only
+    "expr": {"dispatch", "target", "transport"},  # pure
+    "dispatch": {"expr"},
     "probe": {"kernel", "target", "transport"},  # pure
     "kernel": {"target", "transport"},
     "cli": {"transport", "probe.core"},
 }
 # What the engine may know of emu: deadlines, and that a child process must not outlive us.
-ENGINE = ("dispatch", "probe", "kernel", "target", "transport", "output", "errors", "events", "registers")
+ENGINE = ("dispatch", "expr", "probe", "kernel", "target", "transport", "output", "errors", "events", "registers")
 EMU_FOR_ENGINE = {"dispatch": {"emu.deadline"}, "target": {"emu.deadline"}, "kernel": {"emu.deadline"},
                   "transport": {"emu.deadline", "emu.pdeathsig"}}  # fmt: skip
 # Libraries that one place of ours wraps.

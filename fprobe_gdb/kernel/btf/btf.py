@@ -148,6 +148,17 @@ class Btf:
         found = (*self._named(name, Kind.ENUM, EnumType), *self._named(name, Kind.ENUM64, EnumType))
         return self._one(found, f"enum {name}", Kind.ENUM, Type.c_definition)
 
+    def enums(self) -> Iterator[EnumType]:
+        """All enumerations, nameless ones too. Some 100 ms.
+
+        :raise BtfError: one of them is damaged.
+        """
+        for kind in (Kind.ENUM, Kind.ENUM64):
+            for type_id in self._section.ids_of(kind):
+                found = self.by_id(type_id)
+                if isinstance(found, EnumType):
+                    yield found
+
     def type(self, text: str) -> Type:
         """A type as C writes it: ``size_t``, ``struct file *``, ``unsigned long``, ``char [16]``; no function pointers.
 
