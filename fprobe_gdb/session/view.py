@@ -10,6 +10,7 @@ from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.errors import BtfError, MemoryFault, TypeLookupError
 from fprobe_gdb.kernel.btf import Btf, FuncProto
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from fprobe_gdb.kernel.unwind import StackTrace, Unwinder
 from fprobe_gdb.kernel.values import Arguments, GuestMemory, Value, arguments, return_value
 from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.registers import MASK64
@@ -135,6 +136,25 @@ class GuestView:
         :raise MemoryFault: when any of it is not mapped.
         """
         self.target.write_memory(addr & MASK64, data, vcpu=self.cpu)
+
+    # Section: stacks
+
+    @cached_property
+    def unwinder(self) -> Unwinder:
+        """Walks kernel stacks by the image's ORC tables, or by frame pointers.
+
+        :raise ImageError: the tables are damaged.
+        """
+        return Unwinder.of(self.knowledge.image, self.knowledge.symbols)
+
+    def stack(self, limit: int = 64) -> StackTrace:
+        """In handlers: the kernel stack of the hit, innermost function first. One to three reads.
+
+        ``[k.symbolize(frame.ip) for frame in k.stack()]`` gives what the guest's own ``stacktrace`` prints.
+
+        :param limit: at most so many frames.
+        """
+        return self.unwinder.walk(self._dispatch.current.registers, self.read_memory, limit=limit)
 
     # Section: types
 
