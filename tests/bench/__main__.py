@@ -14,13 +14,13 @@ from tests.bench.measure import Cost, boot_costs, hit_costs, symbol_costs
 KERNELS = ("6.1", "6.12")
 WHAT = {
     "gdb Python": "gdb.Breakpoint.stop() returning False",
-    "pygdbmi": "write() with its defaults, three commands a hit",
-    "gdb": "our target through gdb and pygdbmi's parser, alone",
-    "rsp": "our own client of the remote protocol, alone",
+    "pygdbmi": "write() with its defaults, 3 commands",
+    "gdb": "our target through gdb, alone",
+    "rsp": "our own client of the protocol, alone",
     "gdb, fprobe": "whole stack, entry handler",
     "rsp, fprobe": "whole stack, entry handler",
-    "gdb, pair": "whole stack, entry and exit handler: two stops",
-    "rsp, pair": "whole stack, entry and exit handler: two stops",
+    "gdb, pair": "whole stack, entry and exit: two stops",
+    "rsp, pair": "whole stack, entry and exit: two stops",
 }
 #: What the project promises: at most so many times the cost of gdb's Python breakpoints.
 GOALS = {"gdb": 1.0, "rsp": 0.6}
@@ -34,16 +34,15 @@ def hits_table(costs: list[Cost]) -> Table:
     table = Table(title="vfs_read under dd bs=1: one hit, or one pair", title_justify="left")
     for column in ("way", "what"):
         table.add_column(column)
-    for column in ("us", "rounds: least-most", "hits/s", "ratio", "goal"):
+    for column in ("us", "rounds: least-most", "cpu us", "hits/s", "ratio", "goal"):
         table.add_column(column, justify="right")
     base = costs[0].seconds
     for cost in costs:
         ratio, goal = cost.seconds / base, GOALS.get(cost.name)
         verdict = "" if goal is None else f"<= {goal} {'ok' if ratio <= goal else 'MISSED'}"
         spread = f"{us(cost.least_seconds)}-{us(cost.most_seconds)}"
-        table.add_row(
-            cost.name, WHAT[cost.name], us(cost.seconds), spread, f"{1 / cost.seconds:,.0f}", f"{ratio:.2f}", verdict
-        )
+        numbers = (us(cost.seconds), spread, us(cost.cpu_seconds), f"{1 / cost.seconds:,.0f}", f"{ratio:.2f}")
+        table.add_row(cost.name, WHAT[cost.name], *numbers, verdict)
     return table
 
 
@@ -74,7 +73,7 @@ def main(as_json: bool, rounds: int, hits: int, kernel: str, hits_only: bool) ->
         named = {"hits": per_hit, "boots": boots, "symbols": [cost for cost, _ in symbols]}
         click.echo(json.dumps({key: [asdict(cost) for cost in costs] for key, costs in named.items()}, indent=1))
         return
-    console = Console(width=None if Console().is_terminal else 130)
+    console = Console(width=None if Console().is_terminal else 120)
     console.print(hits_table(per_hit))
     if boots:
         console.print(seconds_table("boot to a guest that takes commands", [(cost, cost.name) for cost in boots]))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import images
 from fprobe_gdb import Kernel
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from tests.bench.cpu_time import children, cpu_seconds
 from tests.bench.ways import WAYS, Way, gdb_python, ours, pygdbmi_defaults
 
 __all__ = ["Cost", "boot_costs", "hit_costs", "symbol_costs"]
@@ -33,12 +35,15 @@ class Cost:
     most_seconds: float
     #: How many single measurements.
     samples: int
+    #: Processor time of all processes that take part, the median of the rounds; 0 where it was not looked at.
+    cpu_seconds: float = 0.0
 
     @classmethod
-    def of(cls, name: str, rounds: list[list[float]]) -> Cost:
-        """:param rounds: the measurements of each round."""
+    def of(cls, name: str, rounds: list[list[float]], cpu: Sequence[float] = (0.0,)) -> Cost:
+        """:param rounds: the measurements of each round, and the processor time of one measurement in each."""
         medians = [statistics.median(times) for times in rounds]
-        return cls(name, statistics.median(medians), min(medians), max(medians), sum(map(len, rounds)))
+        middle = statistics.median(medians)
+        return cls(name, middle, min(medians), max(medians), sum(map(len, rounds)), statistics.median(cpu))
 
 
 def hit_costs(kernel: str, rounds: int, hits: int, progress: Progress) -> list[Cost]:
@@ -46,22 +51,29 @@ def hit_costs(kernel: str, rounds: int, hits: int, progress: Progress) -> list[C
 
     All guests are booted first; one whose turn it is not stands still.
     """
-    with _all_ways(kernel, progress) as ways:
-        measured: dict[str, list[list[float]]] = {name: [] for name in WAYS}
+    measured: dict[str, list[list[float]]] = {name: [] for name in WAYS}
+    cpu: dict[str, list[float]] = {name: [] for name in WAYS}
+    with _all_ways(kernel, progress) as (ways, processes):
         for number in range(rounds):
             for name in WAYS:
                 if name in _SLOW and number >= _SLOW_ROUNDS:
                     continue
                 progress(f"round {number + 1} of {rounds}: {name}")
-                measured[name].append(ways[name](_SLOW_HITS if name in _SLOW else hits))
-    return [Cost.of(name, times) for name, times in measured.items()]
+                before = cpu_seconds(processes[name])
+                times = ways[name](_SLOW_HITS if name in _SLOW else hits)
+                # One hit more than there are times between hits.
+                cpu[name].append((cpu_seconds(processes[name]) - before) / (len(times) + 1))
+                measured[name].append(times)
+    return [Cost.of(name, measured[name], cpu[name]) for name in WAYS]
 
 
+# The ways by name, and the processes that each of them keeps busy.
 @contextlib.contextmanager
-def _all_ways(kernel: str, progress: Progress) -> Iterator[dict[str, Way]]:
+def _all_ways(kernel: str, progress: Progress) -> Iterator[tuple[dict[str, Way], dict[str, set[int]]]]:
     knowledge = KernelKnowledge.load(images.kernel(kernel).vmlinuz)
     addr = knowledge.locations.ftrace_location(knowledge.symbols.one("vfs_read"))
     ways: dict[str, Way] = {}
+    processes: dict[str, set[int]] = {}
     with contextlib.ExitStack() as stack:
         for name, guest in (
             ("gdb Python", gdb_python(kernel, addr)),
@@ -70,8 +82,11 @@ def _all_ways(kernel: str, progress: Progress) -> Iterator[dict[str, Way]]:
             ("rsp", ours(kernel, "rsp")),
         ):
             progress(f"booting the guest of {name}")
-            ways |= stack.enter_context(guest)
-        yield ways
+            before = children()
+            new = stack.enter_context(guest)
+            ways |= new
+            processes |= {way: {*(children() - before), os.getpid()} for way in new}
+        yield ways, processes
 
 
 def boot_costs(kernels: tuple[str, ...], rounds: int, progress: Progress) -> list[Cost]:
