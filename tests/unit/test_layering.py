@@ -18,6 +18,7 @@ LAYERS = (
     {"", "session"},  # "" is fprobe_gdb/__init__.py, which only passes on what users import
     {"output"},
     {"dispatch", "expr"},
+    {"probe_events"},
     {"probe"},
     {"kernel"},
     {"target"},
@@ -29,6 +30,7 @@ FORBIDDEN = {
     "output": {"dispatch", "expr", "probe", "kernel", "target", "transport"},  # it sees events only
     "expr": {"dispatch", "target", "transport"},  # pure
     "dispatch": {"expr"},
+    "probe_events": {"target", "transport"},  # reads through what it is given
     "probe": {"kernel", "target", "transport"},  # pure
     "kernel": {"target", "transport"},
     "cli": {"transport", "probe.core"},

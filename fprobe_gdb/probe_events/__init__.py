@@ -1,0 +1,29 @@
+"""The kernel's language for probe events (Documentation/trace/fprobetrace.rst): parsed, fetched and printed.
+
+::
+
+    events = ProbeEvents(KernelCatalog(symbols, records, btf))
+    definition = events.add("f:myread vfs_read file->f_path.dentry->d_name.name:string count")
+    values = fetch_arguments(definition, FetchContext(regs, read, comm))
+    print(entry_text(definition, entry_ip, values, symbols))
+
+Errors are the kernel's own, with the caret where the kernel puts it. Nothing here knows of a target or does I/O.
+"""
+
+from fprobe_gdb.probe_events.argument import FetchArgument
+from fprobe_gdb.probe_events.catalog import KernelCatalog, ProbeCatalog
+from fprobe_gdb.probe_events.definition import EventDefinition, parse_definition
+from fprobe_gdb.probe_events.errors import MESSAGES, ProbeEventError, TracepointRefused
+from fprobe_gdb.probe_events.registry import ProbeEvents
+
+__all__ = [
+    "MESSAGES",
+    "EventDefinition",
+    "FetchArgument",
+    "KernelCatalog",
+    "ProbeCatalog",
+    "ProbeEventError",
+    "ProbeEvents",
+    "TracepointRefused",
+    "parse_definition",
+]
