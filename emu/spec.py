@@ -11,8 +11,8 @@ from emu.errors import SpecError
 
 __all__ = ["ACCELS", "MachineSpec"]
 
-#: What can execute the guest's instructions.
-ACCELS = ("tcg", "kvm")
+#: What can execute the guest's instructions: TCG with one host thread for all vCPUs, with one for each, or KVM.
+ACCELS = ("tcg", "mttcg", "kvm")
 
 # A unix socket's address has 108 bytes with the final NUL (Linux, unix(7)).
 _SUN_PATH_BYTES = 107

@@ -72,6 +72,7 @@ _GUEST_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--accel", type=click.Choice(ACCELS), default="tcg", show_default=True, help="How QEMU runs the guest's code."
     ),
     click.option("--qemu", metavar="QEMU", help="A QEMU program, or qemu-10.0 from the catalog."),
+    click.option("--kaslr", is_flag=True, help="Let the kernel choose its own address, as it does on real machines."),
     click.option("--append", metavar="WORDS", default="", help="More words for the kernel's command line."),
     click.option(
         "--file",
@@ -119,7 +120,7 @@ def boot_options(values: dict[str, Any]) -> BootOptions:
             raise UsageError(f"--file {entry!r} is not GUEST=HOST, e.g. /root/test.sh=./test.sh")
         files[guest] = Path(host)
     names = (
-        "kernel", "smp", "memory_mib", "backend", "breakpoint", "accel", "qemu", "max_sites", "boot_timeout_sec"
+        "kernel", "smp", "memory_mib", "backend", "breakpoint", "accel", "qemu", "kaslr", "max_sites", "boot_timeout_sec"
     )  # fmt: skip
     chosen = {name: values.pop(name) for name in names}
     return BootOptions(cmdline=tuple(values.pop("append").split()), files=files, **chosen)

@@ -82,7 +82,8 @@ class BreakpointDispatch:
         #: A number that changes whenever the guest runs.
         self.epoch = 0
         self._offsets = offsets
-        self._task_dead_ip = task_dead_ip
+        #: See the parameter; to be set while no call is in flight.
+        self.task_dead_ip = task_dead_ip
         # Hits whose handlers are running now, outermost first; more than one only through guest calls.
         self._handling: list[_Handling] = []
         self._calls: list[GuestCall] = []
@@ -167,10 +168,10 @@ class BreakpointDispatch:
                 self.plants.drop(addr, role)
             for addr in added:
                 self.plants.add(addr, role)
-        if self._task_dead_ip is not None:
-            watched = bool(self.plants.roles(self._task_dead_ip) & Role.TASK_DEAD)
+        if self.task_dead_ip is not None:
+            watched = bool(self.plants.roles(self.task_dead_ip) & Role.TASK_DEAD)
             if watched != bool(self.core.calls_in_flight):
-                (self.plants.drop if watched else self.plants.add)(self._task_dead_ip, Role.TASK_DEAD)
+                (self.plants.drop if watched else self.plants.add)(self.task_dead_ip, Role.TASK_DEAD)
 
     def close(self) -> None:
         """Remove all breakpoints where the guest is there and stopped."""

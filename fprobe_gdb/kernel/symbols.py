@@ -97,6 +97,13 @@ class SymbolTable(Sequence[Symbol]):
         """All names of exactly this address, in kallsyms order."""
         return tuple(symbol.name for symbol in self.at(addr))
 
+    def slid(self, slide: int) -> SymbolTable:
+        """The symbols where KASLR has put them: kernel addresses moved by ``slide``, per-CPU offsets as they are."""
+        if not slide:
+            return self
+        moved = [s._replace(addr=s.addr + slide) if s.addr >> 63 and not s.module else s for s in self._symbols]
+        return SymbolTable(moved, self.source)
+
     def at(self, addr: int) -> tuple[Symbol, ...]:
         """All symbols of exactly this address, in kallsyms order."""
         first, stop = bisect_left(self._addrs, addr), bisect_right(self._addrs, addr)

@@ -33,8 +33,9 @@ from emu.errors import AgentLost, BootTimeout, CommandTimeout, GuestLostError, G
 from emu.machine import Machine
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch, RunEnd
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
-from fprobe_gdb.errors import GuestPanic, MemoryFault, StateError, TargetLost, TransportError, UsageError
+from fprobe_gdb.errors import GuestPanic, ImageError, MemoryFault, StateError, TargetLost, TransportError, UsageError
 from fprobe_gdb.events import MissReason
+from fprobe_gdb.kernel.kaslr import find_slide
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.probe.core import Hit, ProbeCore
 from fprobe_gdb.probe.fprobe import Fprobe
@@ -65,6 +66,8 @@ class Kernel(GuestView):
         self.on_console: Callable[[str], None] | None = None
         #: Called for each hit that a handler does not see, with the function's location.
         self.on_missed: Callable[[Fprobe, int, Hit, MissReason], None] | None = None
+        # Whether the guest is up, and found to run this kernel.
+        self._settled = False
         self._core = ProbeCore(self.records, options.smp, admit=self._admit, on_missed=self._missed)
         percpu = knowledge.percpu
         self._dispatch = BreakpointDispatch(
@@ -72,7 +75,7 @@ class Kernel(GuestView):
             self._core,
             PerCpuOffsets(percpu.current_task, percpu.preempt_count, percpu.current_kprobe),
             kind=BreakpointKind(options.breakpoint),
-            task_dead_ip=self._task_dead_ip(),
+            task_dead_ip=None if options.kaslr else self._task_dead_ip(),
         )
 
     @classmethod
@@ -133,8 +136,7 @@ class Kernel(GuestView):
         """
         if self._run(Deadline(timeout_sec), lambda: self.machine.agent.ready) is RunEnd.TIMEOUT:
             raise BootTimeout(timeout_sec, self.machine.console.tail())
-        self._core.possible_cpus = self._possible_cpus()
-        self.records.booted()
+        self._settle()
 
     def shell(self, command: str, *, timeout_sec: float = 60.0) -> CommandResult:
         """Run a command in the guest's shell, as root, and wait for its end. Probes fire meanwhile.
@@ -314,7 +316,30 @@ class Kernel(GuestView):
 
     # Private parts
 
+    # The guest is up and stopped: find what can only be known now.
+    def _settle(self) -> None:
+        image, symbols = self.knowledge.image, self.knowledge.symbols
+        # A vCPU in user mode under page table isolation does not see the kernel.
+        found = (
+            find_slide(image, symbols, lambda places: self.target.read_many(places, vcpu=vcpu))  # noqa: B023
+            for vcpu in self.target.vcpus
+        )
+        slide = next((slide for slide in found if slide is not None), None)
+        if slide is None:
+            raise ImageError(
+                image.path,
+                f"the guest does not run this kernel ({image.banner}), or all its CPUs are in user mode; "
+                "give the image that it was booted from",
+            )
+        self.slide, self._settled = slide, True
+        self.symbols = symbols.slid(slide)
+        self.records.booted(slide)
+        self._dispatch.task_dead_ip = self._task_dead_ip()
+        self._core.possible_cpus = self._possible_cpus()
+
     def _admit(self, ips: Collection[int], planted: Collection[int]) -> None:
+        if self.options.kaslr and not self._settled:
+            raise UsageError("with KASLR nobody knows where functions are before the guest is up; boot without it")
         self.options.check_sites(len({*ips, *planted}))
 
     def _missed(self, fprobe: Fprobe, entry_ip: int, hit: Hit, reason: MissReason) -> None:

@@ -37,8 +37,10 @@ class BootOptions:
     backend: str = "gdb"
     #: ``"sw"`` or ``"hw"``.
     breakpoint: str = "sw"
-    #: ``"tcg"`` or ``"kvm"``.
+    #: ``"tcg"``, ``"mttcg"`` (one host thread a vCPU) or ``"kvm"``.
     accel: str = "tcg"
+    #: Let the kernel choose its own address; it is found once the guest is up.
+    kaslr: bool = False
     #: Additional words for the kernel's command line.
     cmdline: tuple[str, ...] = ()
     #: A QEMU program, or the name of an emulator from the catalog (``"qemu-10.0"``); None is the installed one.
@@ -103,6 +105,7 @@ class BootOptions:
             smp=self.smp,
             accel=self.accel,
             cmdline=self.cmdline,
+            kaslr=self.kaslr,
             qemu=qemu,
             data_dirs=data_dirs,
             extra_args=self.extra_args,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 from fprobe_gdb.errors import SymbolNotFound
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
@@ -12,7 +13,7 @@ __all__ = ["ImageRecords"]
 
 
 class ImageRecords:
-    """:class:`~fprobe_gdb.probe.records.FtraceRecords` of a kernel.
+    """:class:`~fprobe_gdb.probe.records.FtraceRecords` of a kernel, at the addresses of the guest.
 
     :param boot: it has not booted yet: ``__init`` functions can be probed too, until :meth:`booted`.
     """
@@ -21,25 +22,36 @@ class ImageRecords:
         self._knowledge = knowledge
         self._symbols = knowledge.symbols
         self._locations = knowledge.boot_locations if boot else knowledge.locations
+        self._slide = 0
         # Functions without an ftrace record that somebody has asked for, by the address that is planted.
         self._first_insns: dict[int, Location] = {}
 
-    def booted(self) -> None:
-        """The kernel has freed its ``__init`` functions."""
-        self._locations = self._knowledge.locations
+    def booted(self, slide: int = 0) -> None:
+        """The kernel has freed its ``__init`` functions.
 
-    @property
+        :param slide: how far KASLR has moved it.
+        """
+        self._locations = self._knowledge.locations
+        self._slide = slide
+        self._symbols = self._knowledge.symbols.slid(slide)
+        self.__dict__.pop("records", None)
+
+    @cached_property
     def records(self) -> Sequence[Location]:
         """All ftrace records in the kernel's order."""
-        return self._locations.records
+        if not self._slide:
+            return self._locations.records
+        return [self._moved(location) for location in self._locations.records]
 
     def by_index(self, number: int) -> Location | None:
         """Line ``number``, from 1, of ``available_filter_functions``."""
-        return self._locations.by_index(number)
+        found = self._locations.by_index(number)
+        return found and self._moved(found)
 
     def ftrace_location(self, ip: int) -> int:
         """The location that ``ip`` is the function start of or lies inside of, 0 for none."""
-        return self._locations.ftrace_location(ip)
+        found = self._locations.ftrace_location(ip - self._slide)
+        return found + self._slide if found else 0
 
     def addresses(self, name: str) -> Sequence[int]:
         """All addresses of a symbol name, ascending."""
@@ -48,7 +60,7 @@ class ImageRecords:
     def first_insn(self, name: str) -> Location | None:
         """A function without an ftrace record, probed at its first instruction."""
         try:
-            location = self._locations.first_insn(name)
+            location = self._moved(self._locations.first_insn(name))
         except SymbolNotFound:
             return None
         self._first_insns[location.ip] = location
@@ -60,7 +72,10 @@ class ImageRecords:
 
     def location_at(self, ip: int) -> Location | None:
         """What is planted at an address."""
-        return self._first_insns.get(ip) or self._locations.at(ip)
+        if ip in self._first_insns:
+            return self._first_insns[ip]
+        found = self._locations.at(ip - self._slide)
+        return found and self._moved(found)
 
     def name_at(self, ip: int) -> str:
         """The function name that belongs to a location."""
@@ -74,3 +89,6 @@ class ImageRecords:
     def why_not(self, name: str) -> str:
         """Why a name cannot be probed, as a clause."""
         return self._locations.why_not(name)
+
+    def _moved(self, location: Location) -> Location:
+        return location._replace(ip=location.ip + self._slide, sym_addr=location.sym_addr + self._slide)

@@ -42,8 +42,11 @@ class GuestView:
     def __init__(self, target: Target, knowledge: KernelKnowledge, records: ImageRecords) -> None:
         self.target = target
         self.knowledge = knowledge
+        #: At the guest's addresses, once it is up.
         self.symbols = knowledge.symbols
         self.records = records
+        #: How far KASLR has moved the kernel from its link addresses.
+        self.slide = 0
         self._dispatch: BreakpointDispatch
         self._protos: dict[str, FuncProto | None] = {}
         self._task: tuple[tuple[int, int], Task] | None = None
@@ -145,7 +148,7 @@ class GuestView:
 
         :raise ImageError: the tables are damaged.
         """
-        return Unwinder.of(self.knowledge.image, self.knowledge.symbols)
+        return Unwinder.of(self.knowledge.image, self.knowledge.symbols, slide=self.slide)
 
     def stack(self, limit: int = 64) -> StackTrace:
         """In handlers: the kernel stack of the hit, innermost function first. One to three reads.

@@ -76,6 +76,14 @@ def test_cpu(kernel: Path) -> None:
     assert cpu(accel="kvm") is None
 
 
+@pytest.mark.parametrize(
+    ("accel", "words"), [("tcg", "tcg,thread=single"), ("mttcg", "tcg,thread=multi"), ("kvm", "kvm")]
+)
+def test_accel(kernel: Path, accel: str, words: str) -> None:
+    """One host thread for all vCPUs unless asked otherwise: patched code is never run from a stale translation."""
+    assert value(qemu_argv(MachineSpec(kernel=kernel, initramfs=None, accel=accel), FDS), "-accel") == words
+
+
 def test_words_of_the_spec_come_last(kernel: Path) -> None:
     spec = MachineSpec(kernel=kernel, initramfs=None, cmdline=("loglevel=7", "panic=5"), extra_args=("-d", "int"))
     words = kernel_cmdline(spec).split(" ")

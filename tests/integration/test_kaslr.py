@@ -1,0 +1,56 @@
+"""A guest that chose its own address: symbols, probes, exits, stacks and the task reaper follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from fprobe_gdb import EntryData, Fprobe, Kernel, PtRegs
+from fprobe_gdb.errors import UsageError
+from images.workload_counts import counts
+from tests.integration.test_dispatch_counts import Recorder
+
+pytestmark = pytest.mark.qemu
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_probes_follow_kaslr(guest: Callable[..., Kernel], kernel: str) -> None:
+    k = guest(kernel=kernel, kaslr=True)
+    # /proc/kallsyms is the judge.
+    line = k.shell("grep ' vfs_readv$' /proc/kallsyms").text
+    assert k.address("vfs_readv") == int(line.split()[0], 16)
+    assert k.slide % (2 << 20) == 0
+    stacks: list[list[str]] = []
+
+    def on_entry(fp: Fprobe, ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:
+        assert k.records.name_at(ip) == "vfs_readv"
+        stacks.append([k.symbolize(frame.ip).split("+")[0] for frame in k.stack()])
+
+    k.register_fprobe(Fprobe(on_entry), "vfs_readv")
+    for command in (["pipe", "5"], ["killed", "3"], ["exit_in", "3"]):
+        recorders = [(Recorder(k, count.function), count) for count in counts(command)]
+        assert k.shell("workload " + " ".join(command)).status == 0
+        for recorder, count in recorders:
+            recorder.check(count)
+            k.unregister_fprobe(recorder.fprobe)
+    assert len(stacks) == 10 + 3
+    assert {stack[0] for stack in stacks} == {"vfs_readv"}
+    assert {stack[-1] for stack in stacks} == {"entry_SYSCALL_64_after_hwframe"}
+    assert k.calls_in_flight == 0
+
+
+def test_boots_choose_different_addresses() -> None:
+    """At least one of three boots is not at the link address (each has a chance of about 1 in 500 to be)."""
+    slides = []
+    for _ in range(3):
+        with Kernel.boot("6.1", backend="rsp", kaslr=True) as k:
+            slides.append(k.slide)
+        if k.slide:
+            break
+    assert any(slides)
+
+
+def test_no_probe_before_the_address_is_known() -> None:
+    with Kernel.boot("6.1", backend="rsp", kaslr=True, wait=False) as k, pytest.raises(UsageError, match="KASLR"):
+        k.register_fprobe(Fprobe(lambda *_: None), "vfs_read")
