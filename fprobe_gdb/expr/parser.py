@@ -190,7 +190,8 @@ class _Parser:
             # Members may be named as our words are.
             name = self.take("name", "in", "not", "&&", "||")
             if name is None or not name.text.isidentifier():
-                raise self._error(f"after {token.kind} comes the name of a member", self.token.column)
+                column = (name or self.token).column
+                raise self._error(f"after {token.kind} comes the name of a member", column)
             node = Member(name.column, node, name.text)
         return node
 
