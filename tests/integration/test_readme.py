@@ -26,9 +26,9 @@ def output_of(argv: list[str]) -> str:
 # What a line says, whatever its numbers, columns and addresses are this time: of an event its mark, its function and
 # the error that it returns; of the summary everything but digits.
 def shape(line: str) -> str:
-    if event := re.search(r"( *[→←]) (\w+)", line):
-        error = re.search(r"-E[A-Z]+", line)
-        return f"{event[1]} {event[2]} {error[0] if error else ''}"
+    if event := re.search(r"([→←]) (\w+)", line):
+        error = re.search(r"= .*(-E[A-Z]+)", line)
+        return f"column {event.start()} {event[1]} {event[2]} {error[1] if error else ''}"
     return re.sub(r"\s+", " ", re.sub(r"[\d.]+(us|ms|ns|s)?", "N", line)).strip()
 
 
