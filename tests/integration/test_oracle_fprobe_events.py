@@ -23,13 +23,13 @@ MASK64 = (1 << 64) - 1
 RSP = {"kernel": "6.12", "backend": "rsp", "smp": 2, "breakpoint": "sw"}
 GDB = RSP | {"backend": "gdb"}
 COMMANDS = [
-    ("pipe", "10"),
-    ("args", "10"),
+    ("pipe", "6"),
+    ("args", "6"),
     ("nested", "2"),
     ("recursive", "4", "2"),
     ("killed", "3"),
-    ("migrate", "6"),
-    ("interleave", "6"),
+    ("migrate", "5"),
+    ("interleave", "4"),
 ]
 CASES = [pytest.param(RSP, command, id="rsp " + " ".join(command)) for command in COMMANDS]
 CASES += [pytest.param(GDB, command, id="gdb " + " ".join(command)) for command in COMMANDS[:1] + COMMANDS[-1:]]
@@ -81,7 +81,6 @@ def test_same_steps_in_each_task(
         theirs = their_steps(tracer.stop())
     assert recorder.missed == 0
     assert ours == theirs
-    assert [step[2] for steps in ours.values() for step in steps if not step[1]].count(()) == 0
     happened = Counter((name, is_exit) for steps in ours.values() for name, is_exit, _ in steps)
     assert happened == Counter(_happens(table))
 
