@@ -108,7 +108,9 @@ def errors_filter(codes: Sequence[str], scopes: Mapping[_Key, Scope]) -> Filter[
     :raise ExprError: a name that is no error's.
     """
     wanted = [_error_code(code) for code in codes]
-    text = f"is_err(retval) && retval in ({', '.join(f'-{code}' for code in wanted)})" if wanted else "is_err(retval)"
+    text = (
+        f"is_err($retval) && $retval in ({', '.join(f'-{code}' for code in wanted)})" if wanted else "is_err($retval)"
+    )
     node = parse(text)
     predicates = {
         key: Predicate(check_condition(node, scope, text) if _can_fail(scope) else Const(INT, 0))

@@ -85,7 +85,7 @@ class CountBy:
             yield f"... and {_counted(len(left_out), 'more key')} with {_counted(hits, 'hit')}"
 
     def as_dict(self, top: int | None = None) -> dict[str, object]:
-        """For JSON: all keys, or the first ``top`` of them; ``keys_left_out`` and ``hits_left_out`` tell of the rest."""
+        """For JSON: all keys, or the first ``top`` of them; ``keys_left_out`` and ``hits_left_out`` tell the rest."""
         rows = self.rows()
         shown = rows[:top]
         return {
