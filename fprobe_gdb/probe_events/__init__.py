@@ -4,8 +4,8 @@
 
     events = ProbeEvents(KernelCatalog(symbols, records, btf))
     definition = events.add("f:myread vfs_read file->f_path.dentry->d_name.name:string count")
-    values = fetch_arguments(definition, FetchContext(regs, read, comm))
-    print(entry_text(definition, entry_ip, values, symbols))
+    values = fetch(definition, FetchContext(regs, read, comm), symbol_name)
+    print(event_text(definition, entry_ip, ret_ip, values, symbols))
 
 Errors are the kernel's own, with the caret where the kernel puts it. Nothing here knows of a target or does I/O.
 """
@@ -14,16 +14,26 @@ from fprobe_gdb.probe_events.argument import FetchArgument
 from fprobe_gdb.probe_events.catalog import KernelCatalog, ProbeCatalog
 from fprobe_gdb.probe_events.definition import EventDefinition, parse_definition
 from fprobe_gdb.probe_events.errors import MESSAGES, ProbeEventError, TracepointRefused
+from fprobe_gdb.probe_events.fetch import FetchContext, Fetched, entry_words, fetch
 from fprobe_gdb.probe_events.registry import ProbeEvents
+from fprobe_gdb.probe_events.text import argument_text, arguments_text, event_text, symbol_text
 
 __all__ = [
     "MESSAGES",
     "EventDefinition",
     "FetchArgument",
+    "FetchContext",
+    "Fetched",
     "KernelCatalog",
     "ProbeCatalog",
     "ProbeEventError",
     "ProbeEvents",
     "TracepointRefused",
+    "argument_text",
+    "arguments_text",
+    "entry_words",
+    "event_text",
+    "fetch",
     "parse_definition",
+    "symbol_text",
 ]

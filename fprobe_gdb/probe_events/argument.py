@@ -210,6 +210,7 @@ class _Argument:
             bits = _bitfield(type_name, fetch_type.size_bytes * 8)
             if bits is None:
                 raise self._error(self._type_at, "BAD_BITFIELD")
+        # As the kernel: a field of whole bytes is read as wide as its type.
         elif parser.last_type is None or (parser.last_bit_size % 8 == 0 and parser.last_bit_offset == 0):
             return None
         else:

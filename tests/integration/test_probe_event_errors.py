@@ -14,7 +14,7 @@ import pytest
 
 from fprobe_gdb import Kernel
 from fprobe_gdb.kernel.btf import Btf
-from fprobe_gdb.probe_events import KernelCatalog, ProbeEventError, ProbeEvents, TracepointRefused
+from fprobe_gdb.probe_events import KernelCatalog, ProbeEventError, ProbeEvents
 from tests.integration.guest_tracer import TRACING, run
 from tests.unit.probe_events.error_cases import ACCEPTED, REFUSED, REFUSED_TRACEPOINTS
 

@@ -1,0 +1,116 @@
+"""Probe events of ours against the same definitions in a 6.12 guest's tracefs, in the same run of one command.
+
+What is behind the time of each line must be the same text: event, place, and all arguments.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from fprobe_gdb import Kernel
+from fprobe_gdb.probe_events import ProbeEventError
+from fprobe_gdb.session.probe_event_runner import ProbeEventHit, ProbeEventRunner, events_for
+from tests.integration.guest_tracer import TRACING, run, tracing
+
+pytestmark = pytest.mark.qemu
+
+_RSP = {"kernel": "6.12", "backend": "rsp", "smp": 2, "breakpoint": "sw"}
+_LINE = re.compile(r"^\s*(?P<comm>\S.*)-(?P<pid>\d+)\s+\[\d+\]\s+\S+\s+[\d.]+: (?P<text>(?P<event>\w+): \(.*)$", re.M)
+_COMMANDS = ("dd if=/etc/motd of=/dev/null bs=100", "workload args 6", "cat /does/not/exist")
+
+DEFINITIONS = [
+    "f:oracle/read vfs_read file->f_path.dentry->d_name.name:string count pos +0(pos):s64 buf",
+    "f:oracle/file vfs_read name=$arg1:%pD inline=file->f_path.dentry->d_iname:string $comm",
+    "f64:oracle/read_ret vfs_read%return $retval $arg* name=file->f_path.dentry->d_name.name:string",
+    "f:oracle/ops vfs_read ops=file->f_op:symbol bytes=+0(file):x8[4] r=file->f_op->read_iter:symbol c=+1(buf):char",
+    "f:oracle/sym vfs_read $stack0:symstr mode=file->f_mode sign=file->f_mode:s8 flag=+u0(buf):u8",
+    "f:oracle/open vfs_open path->dentry->d_name.name:string file->f_flags:x32 low=file->f_mode:b4@1/32 odd=path:x16",
+    "f:oracle/dput dput name=$arg1:%pd dentry->d_flags parent=dentry->d_parent->d_name.name:string",
+    "f:oracle/path getname_flags filename:ustring flags same=filename:string",
+    "f:oracle/path_ret getname_flags%return path=$retval->name:string flags old=$arg1",
+    "f:oracle/args vfs_fallocate mode:x32 offset len $stack $stack1:x64 $stack2047 a9=$arg9:x64",
+    'f:oracle/const vfs_fallocate \\42 \\-1:s8 t=\\"text" cmd=+0(@saved_command_line):string @linux_banner:char[5]',
+    "f:oracle/wild vfs_fall* $arg1 mode=$arg2:u32 call=$stack0:symbol",
+    "f:oracle/two vfs_open $comm",
+    "f:oracle/two vfs_fallocate $comm",
+    "f:oracle/exec begin_new_exec bprm->filename:string bprm->secureexec bprm->point_of_no_return bprm->argc",
+    "f:oracle/exec_ret begin_new_exec%return $retval argc=bprm->argc name=+0(bprm->filename):string",
+]
+
+# By process id and event.
+Texts = dict[tuple[int, str], list[str]]
+
+
+def our_texts(hits: list[ProbeEventHit], pids: set[int]) -> Texts:
+    """What our probes saw."""
+    found: Texts = defaultdict(list)
+    for hit in hits:
+        if hit.task.pid in pids:
+            found[hit.task.pid, hit.definition.event].append(hit.text)
+    return found
+
+
+def their_texts(trace: str, pids: set[int]) -> Texts:
+    """What the guest's trace shows."""
+    found: Texts = defaultdict(list)
+    for line in _LINE.finditer(trace):
+        if int(line["pid"]) in pids:
+            found[int(line["pid"]), line["event"]].append(line["text"])
+    return found
+
+
+def run_both(
+    k: Kernel, definitions: Sequence[str], commands: Sequence[str]
+) -> tuple[list[ProbeEventHit], str, set[int]]:
+    """Run commands under the same definitions, theirs and ours; our hits, their trace, and the commands' process ids.
+
+    Only those processes begin and end in the time in which both watch.
+    """
+    events = events_for(k)
+    for definition in definitions:
+        events.add(definition)
+    hits: list[ProbeEventHit] = []
+    with tracing(k, events=definitions):
+        assert run(k, f"cat {TRACING}/dynamic_events") == str(events)
+        with ProbeEventRunner(k, events, hits.append) as runner:
+            output = k.shell("; ".join(f"sh -c 'echo pid $$; exec {command}'" for command in commands)).text
+            assert runner.nmissed == 0
+        run(k, f"echo 0 >{TRACING}/tracing_on")
+        trace = run(k, f"cat {TRACING}/trace")
+    pids = {int(pid) for pid in re.findall(r"^pid (\d+)$", output, re.M)}
+    assert len(pids) == len(commands)
+    return hits, trace, pids
+
+
+def test_same_text_as_the_kernel(guest: Callable[..., Kernel]) -> None:
+    """Fields by name, pointers, strings, arrays, bit-fields, files' names, values kept from the entry to the return."""
+    hits, trace, pids = run_both(guest(**_RSP), DEFINITIONS, _COMMANDS)
+    ours, theirs = our_texts(hits, pids), their_texts(trace, pids)
+    assert ours == theirs
+    seen = {event for _, event in ours}
+    assert seen == {re.split(r"[/ ]", definition)[1] for definition in DEFINITIONS}
+
+
+def test_what_cannot_be_read(guest: Callable[..., Kernel]) -> None:
+    """Strings are "(fault)". A number is 0, where the kernel shows what its ring buffer held before."""
+    definitions = ["f:oracle/bad vfs_fallocate s=+0(\\16):string ok=\\0:u32 n=+0(\\16):u32 deep=+8(+0(\\16)):x64"]
+    hits, trace, pids = run_both(guest(**_RSP), definitions, ["workload args 2"])
+    ours, theirs = our_texts(hits, pids), their_texts(trace, pids)
+    assert {it: [text.partition(" n=")[0] for text in texts] for it, texts in ours.items()} == {
+        it: [text.partition(" n=")[0] for text in texts] for it, texts in theirs.items()
+    }
+    assert [hit.text.partition(") ")[2] for hit in hits] == ["s=(fault) ok=0 n=0 deep=0x0"] * 2
+    string, zero, number, deep = hits[0].values
+    assert [string.value, zero.value, number.value, deep.value] == [None, 0, None, None]
+    assert [it.is_fault for it in hits[0].values] == [True, False, True, True]
+
+
+def test_definitions_are_checked_before_anything_is_planted(guest: Callable[..., Kernel]) -> None:
+    k = guest(**_RSP)
+    with pytest.raises(ProbeEventError, match="This field is not found"):
+        events_for(k).add("f vfs_read file->no_such_field")
+    assert k.fprobes == []
