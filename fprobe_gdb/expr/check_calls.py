@@ -7,7 +7,7 @@ from fprobe_gdb.expr.context import Context, as_text
 from fprobe_gdb.expr.kinds import INT, TEXT, IntKind, ObjectKind, PointerKind, TextKind, is_text_type, kind_of
 from fprobe_gdb.expr.names import near
 from fprobe_gdb.expr.syntax import Call
-from fprobe_gdb.expr.typed import CastPlace, Const, IsErr, StartsWith, StringLength, StringOf, Typed
+from fprobe_gdb.expr.typed import Cast, Const, IsErr, StartsWith, StringLength, StringOf, Typed
 from fprobe_gdb.kernel.btf import ArrayType
 
 __all__ = ["call"]
@@ -87,7 +87,7 @@ def _cast(ctx: Context, node: Call, arguments: list[Typed]) -> Typed:
     if isinstance(kind, ObjectKind):
         raise ctx.error(f'{type_} is neither integer nor pointer; cast to "{type_} *"', column)
     ctx.need_number(base, node.arguments[0].column, "cast()")
-    return CastPlace(kind, base, type_, ctx.scope.btf)
+    return Cast(kind, base)
 
 
 def _text(ctx: Context, node: Call, number: int, arguments: list[Typed]) -> Typed:

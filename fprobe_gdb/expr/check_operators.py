@@ -122,11 +122,11 @@ def _pointers(ctx: Context, node: Binary, left: Typed, right: Typed) -> Typed | 
         bytes_between = Arithmetic(LONG, "-", converted(left, LONG), converted(right, LONG))
         return Arithmetic(LONG, "/", bytes_between, Const(LONG, left_bytes))
     if left_bytes:
-        return Moved(left.kind, left, right, 1 if node.operator == "+" else -1)
+        return Moved(left.kind, left, right, 1 if node.operator == "+" else -1, left_bytes)
     if right_bytes:
         if node.operator == "-":
             raise ctx.error("a pointer cannot be subtracted from a number", node.column)
-        return Moved(right.kind, right, left, 1)
+        return Moved(right.kind, right, left, 1, right_bytes)
     return None
 
 

@@ -22,7 +22,8 @@ def member(ctx: Context, base: Typed, node: Member) -> Typed:
     found = compound.flat_members.get(node.name)
     if found is None:
         raise ctx.error(f"{owner} has no member {node.name!r}", node.column, near(node.name, compound.flat_members))
-    return MemberPlace(kind_of(found.type, found.bit_size), base, node.name, found.is_bitfield)
+    kind, first_bit = kind_of(found.type, found.bit_size), found.bit_offset % 8
+    return MemberPlace(kind, base, node.name, found.byte_offset, first_bit, found.is_bitfield)
 
 
 def element(ctx: Context, base: Typed, index: Typed, node: Index) -> Typed:
@@ -30,7 +31,9 @@ def element(ctx: Context, base: Typed, index: Typed, node: Index) -> Typed:
     if not isinstance(index.kind, IntKind):
         raise ctx.error("an index is an integer", node.index.column)
     if isinstance(base.kind, PointerKind):
-        return Element(_target_kind(ctx, base, node.base.column), base, index)
+        kind, target = _target_kind(ctx, base, node.base.column), base.kind.target
+        assert target is not None
+        return Element(kind, base, index, target.size_bytes)
     array = base.kind.type.resolve() if isinstance(base.kind, ObjectKind) else None
     if not isinstance(array, ArrayType):
         raise ctx.error(f"{_what(base)} is neither array nor pointer", node.base.column)
@@ -38,7 +41,7 @@ def element(ctx: Context, base: Typed, index: Typed, node: Index) -> Typed:
     # A count of 0 is an array whose end is known only to the kernel's code.
     if at < 0 or (array.count and at >= array.count):
         raise ctx.error(f"{base.kind} has no [{at}]", node.index.column)
-    return Element(kind_of(array.target), base, index)
+    return Element(kind_of(array.target), base, index, array.target.size_bytes)
 
 
 def deref(ctx: Context, base: Typed, node: Unary) -> Typed:

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable
 
 from fprobe_gdb.errors import ElementNotFound, MemoryFault
+from fprobe_gdb.expr.compile_addresses import address, load, load_string
 from fprobe_gdb.expr.compile_numbers import arithmetic
 from fprobe_gdb.expr.hit import HitScope
 from fprobe_gdb.expr.kinds import ULONG, IntKind, PointerKind, TextKind, wrap
@@ -18,13 +19,12 @@ from fprobe_gdb.expr.typed import (
     AnyOf,
     Argument,
     Arithmetic,
-    CastPlace,
+    Cast,
     Chosen,
     Compare,
     Connective,
     Const,
     Convert,
-    Deref,
     Element,
     Field,
     Glob,
@@ -44,13 +44,14 @@ from fprobe_gdb.kernel.values import FAULT, Value
 from fprobe_gdb.kernel.values.error_codes import MAX_ERRNO
 from fprobe_gdb.probe.glob import MatchType, glob_match, matcher, parse_filter
 
-__all__ = ["NO_VALUE", "number", "place", "text"]
+__all__ = ["NO_VALUE", "number", "text"]
 
 #: What a closure raises when a hit has no value for it.
 NO_VALUE = (MemoryFault, ElementNotFound, ZeroDivisionError)
 
 _COMPARE = {"==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
             ">=": operator.ge}  # fmt: skip
+_MASK64 = (1 << 64) - 1
 _ERR_POINTERS = (1 << 64) - MAX_ERRNO
 
 
@@ -72,8 +73,11 @@ def number(node: Typed) -> Callable[[HitScope], int]:
             return lambda hit: wrap(int(hit.retval), node.kind)  # type: ignore[arg-type]
         case Running():
             return lambda hit: int(hit.task)
-        case CastPlace():
+        case Cast():
             return _cast(node)
+        case Moved(sign=sign, size_bytes=size_bytes):
+            start, count, step = number(node.base), number(node.count), sign * size_bytes
+            return lambda hit: start(hit) + count(hit) * step & _MASK64
     return _loaded(node)
 
 
@@ -92,39 +96,28 @@ def text(node: Typed) -> Callable[[HitScope], str]:
     raise AssertionError(f"{node} is no text")
 
 
-def place(node: Typed) -> Callable[[HitScope], Value]:
-    """A closure for a node that is a value of the guest: what members and elements are taken of."""
+def _place(node: Typed) -> Callable[[HitScope], Value]:
+    # What came in registers or by value, and members and elements of that; all else has an address.
     match node:
         case Argument(name=name):
             return lambda hit: hit.args[name]
         case RetVal():
             return lambda hit: hit.retval  # type: ignore[return-value]
-        case Running():
-            return lambda hit: hit.task  # type: ignore[return-value]
-        case Chosen():
-            condition, yes, no = number(node.condition), place(node.yes), place(node.no)
-            return lambda hit: yes(hit) if condition(hit) else no(hit)
         case MemberPlace(base=base, name=name):
-            owner = place(base)
+            owner = _place(base)
             return lambda hit: owner(hit).member(name)
         case Element():
-            array, index = place(node.base), number(node.index)
+            array, index = _place(node.base), number(node.index)
             return lambda hit: array(hit)[index(hit)]
-        case Deref():
-            pointer = place(node.base)
-            return lambda hit: pointer(hit).deref()
-        case Moved():
-            start, count, sign = place(node.base), number(node.count), node.sign
-            return lambda hit: start(hit) + sign * count(hit)
-        case CastPlace(btf=btf, type=type_):
-            address = number(node)
-            return lambda hit: Value.of_int(btf, hit.memory, type_, address(hit))
     raise AssertionError(f"{node} is no place")
 
 
 # A number or pointer out of the guest's bytes. Value.__int__ does the same in four times the time: it asks the type.
 def _loaded(node: Typed) -> Callable[[HitScope], int]:
-    found, kind = place(node), node.kind
+    at = address(node, number)
+    if at is not None:
+        return load(node, at)
+    found, kind = _place(node), node.kind
     if isinstance(node, MemberPlace) and node.is_bitfield:
         return lambda hit: int(found(hit))
     if isinstance(kind, IntKind) and kind.is_bool:
@@ -203,7 +196,7 @@ def _tested(node: Typed) -> Callable[[HitScope], int]:
     raise AssertionError(f"{node} is no test")
 
 
-def _cast(node: CastPlace) -> Callable[[HitScope], int]:
+def _cast(node: Cast) -> Callable[[HitScope], int]:
     inner, kind = number(node.base), node.kind
     if isinstance(kind, IntKind) and kind.is_bool:
         return lambda hit: int(inner(hit) != 0)
@@ -212,7 +205,10 @@ def _cast(node: CastPlace) -> Callable[[HitScope], int]:
 
 
 def _string(node: StringOf) -> Callable[[HitScope], str]:
-    found, max_bytes = place(node.base), node.max_bytes
+    at = number(node.base) if isinstance(node.base.kind, PointerKind) else address(node.base, number)
+    if at is not None:
+        return load_string(node.base, at, node.max_bytes)
+    found, max_bytes = _place(node.base), node.max_bytes
 
     def read(hit: HitScope) -> str:
         value = found(hit)

@@ -33,12 +33,17 @@ class HitScope(Protocol):
 
     @property
     def task(self) -> Value | int:
-        """The running task: a ``struct task_struct *``, or a plain address where types are not known."""
+        """The running task: a ``struct task_struct *``, or its plain address, which is quicker."""
         ...
 
     @property
     def memory(self) -> GuestMemory:
-        """The guest's memory at this stop, for addresses that ``cast()`` makes pointers of."""
+        """The guest's memory."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """The ``epoch`` of :attr:`memory` at the stop that the hit belongs to."""
         ...
 
     @property

@@ -6,7 +6,7 @@ import difflib
 import errno
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from weakref import WeakKeyDictionary
 
 from fprobe_gdb.errors import TypeLookupError
@@ -63,12 +63,16 @@ class Scope:
     @property
     def task_type(self) -> PointerType | None:
         """``struct task_struct *``, where the kernel's types have it."""
-        if self.btf is None:
-            return None
-        try:
-            return self.btf.pointer_to(self.btf.type("struct task_struct"))
-        except TypeLookupError:
-            return None
+        return _task_type(self.btf) if self.btf is not None else None
+
+
+# Asked for once for each probed function, and takes over a millisecond.
+@lru_cache(maxsize=8)
+def _task_type(btf: Btf) -> PointerType | None:
+    try:
+        return btf.pointer_to(btf.type("struct task_struct"))
+    except TypeLookupError:
+        return None
 
 
 @cache

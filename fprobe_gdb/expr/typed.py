@@ -1,7 +1,6 @@
 """Expressions after the check: every node knows its kind, every name what it stands for, and all conversions are nodes.
 
-Nodes of the kinds int, pointer and object that are made of a :class:`~fprobe_gdb.kernel.values.Value` are *places*;
-others are computed. :mod:`fprobe_gdb.expr.compile` makes closures of both.
+:mod:`fprobe_gdb.expr.compile` makes closures of them.
 """
 
 from __future__ import annotations
@@ -9,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fprobe_gdb.expr.kinds import Kind
-from fprobe_gdb.kernel.btf import Btf, Type
 
 __all__ = [
     "AnyOf",
     "Argument",
     "Arithmetic",
-    "CastPlace",
+    "Cast",
     "Chosen",
     "Compare",
     "Connective",
@@ -96,6 +94,9 @@ class MemberPlace(Typed):
 
     base: Typed
     name: str
+    offset_bytes: int
+    #: Of a bit-field, within the byte at the offset.
+    first_bit: int
     is_bitfield: bool
 
 
@@ -105,6 +106,7 @@ class Element(Typed):
 
     base: Typed
     index: Typed
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +123,14 @@ class Moved(Typed):
     base: Typed
     count: Typed
     sign: int
+    size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class CastPlace(Typed):
-    """A number or pointer as another type of number or pointer."""
+class Cast(Typed):
+    """A number or pointer as another type of number or pointer: C's cast."""
 
     base: Typed
-    type: Type
-    btf: Btf
 
 
 # Section: what is computed

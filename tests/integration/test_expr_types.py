@@ -219,6 +219,7 @@ def vfs_read_hit(btf: Btf) -> tuple[Any, PlacedMemory]:
         task=Value.of_int(btf, guest, btf.type("struct task_struct *"), TASK),
         regs=regs,
         memory=guest,
+        epoch=guest.epoch,
         comm="cat",
         pid=71,
         duration_ns=7000,

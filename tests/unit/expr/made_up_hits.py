@@ -41,6 +41,7 @@ class Hit:
     def __init__(self, func: str = "vfs_read", *, comm: str = "cat", rig: Rig = RIG, **regs: int) -> None:
         #: The attributes that cost something to find out, in the order in which they were asked for.
         self.asked: list[str] = []
+        self.epoch = rig.memory.epoch
         self._proto = rig.btf.function(func)
         self._rig = rig
         self._comm = comm
