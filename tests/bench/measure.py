@@ -26,7 +26,11 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What one thing costs, out of several rounds: the median of the rounds, each of which is a median itself."""
+    """What one thing costs: the median of several rounds, each of which is a mean.
+
+    A mean, because hits are of two kinds: with the guest's timer tick between it and the next one, or without. A median
+    would show the one or the other.
+    """
 
     name: str
     seconds: float
@@ -41,9 +45,10 @@ class Cost:
     @classmethod
     def of(cls, name: str, rounds: list[list[float]], cpu: Sequence[float] = (0.0,)) -> Cost:
         """:param rounds: the measurements of each round, and the processor time of one measurement in each."""
-        medians = [statistics.median(times) for times in rounds]
-        middle = statistics.median(medians)
-        return cls(name, middle, min(medians), max(medians), sum(map(len, rounds)), statistics.median(cpu))
+        means = [statistics.fmean(times) for times in rounds]
+        return cls(
+            name, statistics.median(means), min(means), max(means), sum(map(len, rounds)), statistics.median(cpu)
+        )
 
 
 def hit_costs(kernel: str, rounds: int, hits: int, progress: Progress) -> list[Cost]:
