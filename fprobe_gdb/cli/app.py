@@ -12,6 +12,7 @@ import click as plain_click
 import rich_click as click
 from click.exceptions import Exit
 
+from fprobe_gdb.cli.attach import attach
 from fprobe_gdb.cli.doctor import doctor
 from fprobe_gdb.cli.endings import Endings, endings
 from fprobe_gdb.cli.exits import ExitCode, describe, exit_code
@@ -58,7 +59,7 @@ def cli() -> None:
     """
 
 
-for command in (list_, trace, run, doctor):
+for command in (list_, trace, run, attach, doctor):
     cli.add_command(command)
 
 

@@ -11,13 +11,17 @@ __all__ = ["advance", "skip_length"]
 
 # The 5-byte NOPs that a fentry call can become (arch/x86/include/asm/nops.h: P6, K8 and generic forms).
 _NOPS = (bytes.fromhex("0f1f440000"), bytes.fromhex("6666666690"), bytes.fromhex("3e8d742600"))
-_CALL_REL32 = 0xE8
+_CALL_REL32 = b"\xe8"
+_INT3 = b"\xcc"
 _STEP_SEC = 10.0
 
 
 def skip_length(code: bytes) -> int:
-    """How far a handler sees ``regs.ip`` behind the location: 5 for a fentry instruction, else 0."""
-    return 5 if code in _NOPS or code[:1] == bytes((_CALL_REL32,)) else 0
+    """How far a handler sees ``regs.ip`` behind the location: 5 for a fentry instruction, else 0.
+
+    An int3 is one too: the kernel is just patching it (text_poke_bp()), and no function begins with an int3.
+    """
+    return 5 if code in _NOPS or code[:1] in (_CALL_REL32, _INT3) else 0
 
 
 def advance(target: Target, state: CpuState, writes: Registers) -> None:
@@ -31,7 +35,7 @@ def advance(target: Target, state: CpuState, writes: Registers) -> None:
     if "ip" not in writes:
         if state.code in _NOPS:
             writes = writes | {"ip": ip + 5}
-        elif state.code[:1] == bytes((_CALL_REL32,)):
+        elif state.code[:1] == _CALL_REL32:
             sp = (state.sp - 8) & MASK64
             target.write_memory(sp, (ip + 5).to_bytes(8, "little"), vcpu=state.vcpu)
             offset = int.from_bytes(state.code[1:5], "little", signed=True)

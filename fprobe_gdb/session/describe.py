@@ -6,7 +6,7 @@ from functools import reduce
 
 from fprobe_gdb.errors import MemoryFault, TypeLookupError
 from fprobe_gdb.kernel.btf import CompoundType, PointerType, QualifiedType, Type
-from fprobe_gdb.kernel.values import Arguments, Value, error_name
+from fprobe_gdb.kernel.values import Arguments, Value
 
 __all__ = ["describe_arguments", "describe_result", "describe_value"]
 
@@ -33,7 +33,12 @@ def describe_arguments(args: Arguments) -> tuple[tuple[str, str], ...]:
 
 def describe_result(value: Value | None) -> str:
     """A return value; empty for ``void``."""
-    return "" if value is None else describe_value(value)
+    if value is None:
+        return ""
+    text = describe_value(value)
+    # Of arguments only pointers are looked at for errors: a descriptor of -100 is AT_FDCWD, not -ENETDOWN.
+    name = value.error_name() if text.startswith("-") and text[1:].isdigit() else None
+    return f"{text} ({name})" if name else text
 
 
 def describe_value(value: Value) -> str:
@@ -42,7 +47,7 @@ def describe_value(value: Value) -> str:
     kind = value.type_.resolve()
     try:
         if not isinstance(kind, PointerType):
-            return _scalar(value)
+            return str(value)
         addr = int(value)
         if (error := value.error_name()) is not None:
             return f"{error} (pointer)"
@@ -50,15 +55,6 @@ def describe_value(value: Value) -> str:
         return f"{addr:#x}" if name is None else f'{addr:#x} "{name}"'
     except MemoryFault:
         return "(fault)"
-
-
-def _scalar(value: Value) -> str:
-    if isinstance(value.type_.resolve(), CompoundType):
-        return str(value)
-    text = str(value)
-    if text.startswith("-") and (name := error_name(int(value))):
-        return f"{text} ({name})"
-    return text
 
 
 # The name behind a pointer: of a structure known to have one, or a constant string.

@@ -39,6 +39,7 @@ from fprobe_gdb.kernel.kaslr import find_slide
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.probe.core import Hit, ProbeCore
 from fprobe_gdb.probe.fprobe import Fprobe
+from fprobe_gdb.session.attached import AttachedMachine, connect
 from fprobe_gdb.session.boot import start
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
@@ -58,11 +59,13 @@ _LAST_WORDS_SEC = 2.0
 class Kernel(GuestView):
     """A guest with probes. Made by :meth:`boot`; a context manager that ends with QEMU gone."""
 
-    def __init__(self, machine: Machine, target: Target, knowledge: KernelKnowledge, options: BootOptions) -> None:
+    def __init__(
+        self, machine: Machine | AttachedMachine, target: Target, knowledge: KernelKnowledge, options: BootOptions
+    ) -> None:
         self.options = options
         self.machine = machine
         super().__init__(target, knowledge, ImageRecords(knowledge, boot=True))
-        #: Called with each new line of the guest's console.
+        #: Called with each new line of the guest's console (of a guest that was booted here).
         self.on_console: Callable[[str], None] | None = None
         #: Called for each hit that a handler does not see, with the function's location.
         self.on_missed: Callable[[Fprobe, int, Hit, MissReason], None] | None = None
@@ -114,6 +117,36 @@ class Kernel(GuestView):
             machine.shutdown()
             raise
 
+    @classmethod
+    def attach(
+        cls,
+        socket_path: str | Path,
+        kernel: str | Path | None = None,
+        *,
+        options: BootOptions | None = None,
+        knowledge: KernelKnowledge | None = None,
+        **more: Any,
+    ) -> Self:
+        """Attach to a guest that somebody else booted, through its gdbstub's unix socket. It is stopped afterwards.
+
+        :meth:`close` removes all breakpoints and lets it run on. :meth:`shell` is not there: it has no agent of ours.
+
+        :param kernel: what it was booted from: a path, or a name from the catalog. It is checked before anything is
+            planted; KASLR is found.
+        :raise TransportError: nobody listens at the socket.
+        :raise ImageError: the guest runs another kernel, or has not got far enough to tell.
+        """
+        options = options or BootOptions(kernel=kernel, **more)
+        knowledge = knowledge or KernelKnowledge.load(options.kernel_path())
+        target = connect(Path(socket_path), options.backend)
+        self = cls(AttachedMachine(), target, knowledge, options)
+        try:
+            self._settle()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
     def __enter__(self) -> Self:
         return self
 
@@ -123,7 +156,12 @@ class Kernel(GuestView):
         self.close()
 
     def close(self) -> None:
-        """End the guest and free everything. May be called twice."""
+        """End the guest, or let go of it where it was attached to, and free everything. May be called twice."""
+        if isinstance(self.machine, AttachedMachine) and self.target.state in (
+            TargetState.STOPPED,
+            TargetState.RUNNING,
+        ):
+            self.target.detach()
         self.target.close()
         self.machine.shutdown()
 
@@ -354,12 +392,12 @@ class Kernel(GuestView):
     def _possible_cpus(self) -> int:
         addrs = self.symbols.addresses("__cpu_possible_mask")
         if not addrs or self.target.state is not TargetState.STOPPED:
-            return self.options.smp
+            return len(self.target.vcpus)
         try:
             mask = self.target.read_memory(addrs[0], min(self.symbols.size(addrs[0]), 1024))
         except MemoryFault:
-            return self.options.smp
-        return int.from_bytes(mask, "little").bit_count() or self.options.smp
+            return len(self.target.vcpus)
+        return int.from_bytes(mask, "little").bit_count() or len(self.target.vcpus)
 
 
 # QEMU runs with -no-reboot, so an end of its own accord is the guest's will.

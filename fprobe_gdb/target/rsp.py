@@ -228,6 +228,10 @@ class RspTarget:
             self._stop_now()
         self._need_stopped("detaching")
         (reply,) = self._exchange(Request(b"D"))
+        if reply.startswith(b"E"):
+            # QEMU remembers from an earlier client (gdb) that processes are spoken of (QEMU 7.2 gdbstub.c,
+            # handle_detach()), and wants to hear which.
+            (reply,) = self._exchange(Request(b"D;1"))
         _check_ok(reply, "detaching")
         self._state = TargetState.DETACHED
         self._session.close()

@@ -1,0 +1,81 @@
+"""A guest that somebody else started: we know its gdbstub's socket, and nothing of its QEMU, console or shell."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from emu.deadline import Deadline
+from fprobe_gdb.errors import TransportError, UsageError
+from fprobe_gdb.target.base import Target
+from fprobe_gdb.target.gdb import GdbTarget
+from fprobe_gdb.target.rsp import RspTarget
+
+__all__ = ["AttachedMachine", "connect"]
+
+
+class _NoConsole:
+    """Its console is its owner's."""
+
+    def pump(self) -> list[str]:
+        """No lines."""
+        return []
+
+    def tail(self, count: int = 20) -> list[str]:
+        """No lines."""
+        return []
+
+
+class AttachedMachine:
+    """Takes the place of :class:`emu.machine.Machine` where the machine is not ours."""
+
+    def __init__(self) -> None:
+        self.console = _NoConsole()
+
+    @property
+    def agent(self) -> NoReturn:
+        """There is none.
+
+        :raise UsageError: always.
+        """
+        raise UsageError("a guest that was attached to takes no commands from here; run them in it, and use run()")
+
+    def filenos(self) -> Sequence[int]:
+        """Nothing to wait for."""
+        return ()
+
+    def pump(self) -> Sequence[str]:
+        """No lines."""
+        return ()
+
+    def wait(self, deadline: Deadline) -> None:
+        """Wait until the deadline: nobody tells more."""
+        select.select((), (), (), deadline.timeout_sec(0.0))
+
+    def poll(self) -> None:
+        """Whether its QEMU has ended is not ours to know."""
+
+    def shutdown(self) -> None:
+        """It is not ours to end."""
+
+
+def connect(path: Path, backend: str) -> Target:
+    """Connect to a gdbstub at a unix socket. The guest is stopped afterwards.
+
+    :param backend: ``"gdb"`` or ``"rsp"``.
+    :raise TransportError: when nobody listens there.
+    """
+    if backend == "gdb":
+        return GdbTarget(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(str(path))
+    except OSError as error:
+        sock.close()
+        raise TransportError(
+            f"no gdbstub at {path}: {error.strerror or error}; start QEMU with -gdb unix:{path},server=on,wait=off"
+        ) from error
+    return RspTarget(sock)

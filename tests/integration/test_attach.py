@@ -1,0 +1,88 @@
+"""Attaching to a guest that somebody else started, with KASLR on, and letting go of it again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import images
+from emu.deadline import Deadline
+from emu.machine import Machine
+from emu.spec import MachineSpec
+from fprobe_gdb import Fprobe, Kernel
+from fprobe_gdb.dispatch.breakpoint import RunEnd
+from fprobe_gdb.errors import ImageError, TransportError, UsageError
+from images.initramfs import build
+
+pytestmark = pytest.mark.qemu
+
+BUSY = "while workload calls 1 >/dev/null; do :; done"
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A booted guest with a busy loop in it, whose gdbstub listens at a socket."""
+    path = tmp_path_factory.mktemp("gdb") / "gdb.sock"
+    spec = MachineSpec(images.kernel("6.1").vmlinuz, build(), smp=2, kaslr=True, gdb_socket=path)
+    with Machine(spec) as machine:
+        machine.wait_boot(Deadline(120))
+        yield machine
+
+
+def alive(machine: Machine) -> bool:
+    return machine.agent.run("echo alive", Deadline(60)).output == b"alive\n"
+
+
+@pytest.mark.parametrize("backend", ["rsp", "gdb"])
+def test_attach_trace_and_let_go(stranger: Machine, backend: str) -> None:
+    assert stranger.spec.gdb_socket is not None
+    running = stranger.agent.start(BUSY)
+    with Kernel.attach(stranger.spec.gdb_socket, "6.1", backend=backend) as k:
+        fp = Fprobe(None, lambda fp, *_: k.stop() if fp.exits == 20 else None)
+        k.register_fprobe(fp, "__x64_sys_personality")
+        assert k.run(timeout_sec=120) is RunEnd.DONE
+        with pytest.raises(UsageError, match="no commands"):
+            k.shell("true")
+    stranger.agent.interrupt("KILL")
+    running.wait(Deadline(60))
+    assert (fp.hits, fp.exits, fp.nmissed) == (20, 20, 0)
+    assert alive(stranger)
+
+
+def test_another_kernel_is_refused_and_the_guest_runs_on(stranger: Machine) -> None:
+    assert stranger.spec.gdb_socket is not None
+    with pytest.raises(ImageError, match="does not run this kernel"):
+        Kernel.attach(stranger.spec.gdb_socket, "6.12", backend="rsp")
+    assert alive(stranger)
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    with pytest.raises(TransportError, match="no gdbstub"):
+        Kernel.attach(tmp_path / "none.sock", "6.1", backend="rsp")
+
+
+def test_command_line(stranger: Machine) -> None:
+    """``fprobe-gdb attach`` traces for a time and leaves the guest as it was."""
+    running = stranger.agent.start(BUSY)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "fprobe_gdb", "attach", str(stranger.spec.gdb_socket)),
+            *("-i", "__x64_sys_personality", "--max-hits", "5", "--timeout", "60", "-f", "jsonl"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    stranger.agent.interrupt("KILL")
+    running.wait(Deadline(60))
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["type"] for event in events].count("entry") == 5
+    assert events[-1]["ended"] == "max-hits"
+    assert alive(stranger)
