@@ -27,8 +27,8 @@ class ProbeCatalog(Protocol):
         """All addresses of a symbol, ascending."""
         ...
 
-    def can_probe(self, pattern: str) -> bool:
-        """Whether ``register_fprobe()`` with this filter succeeds."""
+    def refusal(self, pattern: str) -> InvalidProbe | None:
+        """Why ``register_fprobe()`` would refuse this filter; None when it accepts it."""
         ...
 
 
@@ -48,10 +48,10 @@ class KernelCatalog:
         """All addresses of a symbol, ascending."""
         return self.symbols.addresses(name)
 
-    def can_probe(self, pattern: str) -> bool:
-        """Whether the pattern selects anything."""
+    def refusal(self, pattern: str) -> InvalidProbe | None:
+        """Why the pattern selects nothing, with names close to it; None when it does."""
         try:
             match_filter(self.records, pattern, any_function=self.any_function)
-        except InvalidProbe:
-            return False
-        return True
+        except InvalidProbe as error:
+            return error
+        return None

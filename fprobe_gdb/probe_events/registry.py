@@ -44,7 +44,8 @@ class ProbeEvents:
         """Do what a line says: define an event, or remove some.
 
         :return: the new definition; None for a line that is empty, a comment, or removes.
-        :raise ProbeEventError: the kernel would refuse the line; nothing has changed.
+        :raise ProbeEventError: the kernel would refuse the line; nothing has changed. Where that says no more
+            than "Failed to register", the exception's cause tells why, and names close to the function's.
         :raise TracepointRefused: a correct ``t:`` definition.
         """
         words = _words(line)
@@ -77,8 +78,9 @@ class ProbeEvents:
         definition = self._resolved(definition, log)
         if definition.is_tracepoint:
             raise _refusal(definition, log)
-        if not self._catalog.can_probe(definition.symbol):
-            raise log.error(0, "FAIL_REG_PROBE")
+        refusal = self._catalog.refusal(definition.symbol)
+        if refusal is not None:
+            raise log.error(0, "FAIL_REG_PROBE") from refusal
         return definition
 
     # Put addresses where arguments have "@SYM". Their errors stand under the probed function, as in the kernel.

@@ -17,7 +17,8 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from fprobe_gdb.errors import BtfError
+from fprobe_gdb.errors import BtfError, MemoryFault, TypeLookupError
+from fprobe_gdb.output.ftrace import TraceContext, trace_line
 from fprobe_gdb.probe.fprobe import FPROBE_FL_ANY_FUNCTION, Fprobe
 from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.probe.rethook import EntryData
@@ -38,6 +39,8 @@ from fprobe_gdb.session.view import Task
 __all__ = ["ProbeEventHit", "ProbeEventRunner", "events_for"]
 
 _WORD_BYTES = 8
+# The interrupt flag: interrupts are on.
+_EFLAGS_IF = 1 << 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,21 @@ class ProbeEventHit:
     ret_ip: int
     cpu: int
     task: Task
-    time_ns: int
+    #: CPU, task and time as the kernel's trace lines show them.
+    context: TraceContext
     values: tuple[Fetched, ...]
     #: ``NAME: (SYM+0x4/0x370) a=v``, as the kernel prints it behind the time.
     text: str
+
+    @property
+    def time_ns(self) -> int:
+        """Guest time."""
+        return self.context.time_ns
+
+    @property
+    def line(self) -> str:
+        """The whole line as in tracefs' ``trace`` file."""
+        return trace_line(self.context, self.text)
 
 
 def events_for(k: Kernel) -> ProbeEvents:
@@ -77,6 +91,8 @@ class ProbeEventRunner:
     def __init__(self, k: Kernel, events: Iterable[EventDefinition], on_event: Callable[[ProbeEventHit], None]) -> None:
         self._k = k
         self._on_event = on_event
+        # Offset and size by member.
+        self._task_fields: dict[str, tuple[int, int]] = {}
         #: In the order of the definitions; ``name`` is ``GROUP/EVENT``.
         self.fprobes: list[Fprobe] = []
         try:
@@ -137,8 +153,33 @@ class ProbeEventRunner:
         kept = struct.unpack(f"<{len(data) // _WORD_BYTES}Q", data) if data else ()
         values = fetch(definition, self._context(regs, kept), partial(symbol_text, k.symbols))
         text = event_text(definition, entry_ip, ret_ip, values, k.symbols)
-        hit = ProbeEventHit(definition, entry_ip, ret_ip, k.cpu, self._task(), k.time_ns, values, text)
-        self._on_event(hit)
+        context = self._trace_context(regs)
+        self._on_event(ProbeEventHit(definition, entry_ip, ret_ip, k.cpu, self._task(), context, values, text))
+
+    def _trace_context(self, regs: PtRegs) -> TraceContext:
+        k, task = self._k, self._task()
+        has_count = k.knowledge.percpu.preempt_count is not None
+        return TraceContext(
+            task.comm, task.pid, k.cpu, k.time_ns,
+            irqs_off=not regs.flags & _EFLAGS_IF,
+            preempt_count=k._dispatch.current.preempt_count if has_count else None,
+            thread_flags=self._task_field("thread_info.flags", task),
+            migration_disabled=self._task_field("migration_disabled", task),
+        )  # fmt: skip
+
+    # An integer of struct task_struct; 0 where the kernel has no such member, or no types.
+    def _task_field(self, path: str, task: Task) -> int:
+        if path not in self._task_fields:
+            try:
+                member = self._k.btf.struct("task_struct").find_member(path)
+                self._task_fields[path] = (member.byte_offset, member.type.size_bytes)
+            except (BtfError, TypeLookupError):
+                self._task_fields[path] = (0, 0)
+        offset, size_bytes = self._task_fields[path]
+        try:
+            return int.from_bytes(self._k.read_memory(task.addr + offset, size_bytes), "little") if size_bytes else 0
+        except MemoryFault:
+            return 0
 
     def _context(self, regs: PtRegs, kept: tuple[int, ...] = ()) -> FetchContext:
         return FetchContext(regs.as_dict(), self._k.read_memory, lambda: self._task().comm, kept)

@@ -6,7 +6,7 @@ What is behind the time of each line must be the same text: event, place, and al
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -29,13 +29,13 @@ DEFINITIONS = [
     "f:oracle/ops vfs_read ops=file->f_op:symbol bytes=+0(file):x8[4] r=file->f_op->read_iter:symbol c=+1(buf):char",
     "f:oracle/sym vfs_read $stack0:symstr mode=file->f_mode sign=file->f_mode:s8 flag=+u0(buf):u8",
     "f:oracle/open vfs_open path->dentry->d_name.name:string file->f_flags:x32 low=file->f_mode:b4@1/32 odd=path:x16",
-    "f:oracle/dput dput name=$arg1:%pd dentry->d_flags parent=dentry->d_parent->d_name.name:string",
+    "f:oracle/dput dput name=$arg1:%pd dentry parent=dentry->d_parent->d_name.name:string",
     "f:oracle/path getname_flags filename:ustring flags same=filename:string",
     "f:oracle/path_ret getname_flags%return path=$retval->name:string flags old=$arg1",
     "f:oracle/args vfs_fallocate mode:x32 offset len $stack $stack1:x64 $stack2047 a9=$arg9:x64",
     'f:oracle/const vfs_fallocate \\42 \\-1:s8 t=\\"text" cmd=+0(@saved_command_line):string @linux_banner:char[5]',
     "f:oracle/wild vfs_fall* $arg1 mode=$arg2:u32 call=$stack0:symbol",
-    "f:oracle/two vfs_open $comm",
+    "f:oracle/two do_sys_openat2 $comm",
     "f:oracle/two vfs_fallocate $comm",
     "f:oracle/exec begin_new_exec bprm->filename:string bprm->secureexec bprm->point_of_no_return bprm->argc",
     "f:oracle/exec_ret begin_new_exec%return $retval argc=bprm->argc name=+0(bprm->filename):string",
@@ -107,6 +107,41 @@ def test_what_cannot_be_read(guest: Callable[..., Kernel]) -> None:
     string, zero, number, deep = hits[0].values
     assert [string.value, zero.value, number.value, deep.value] == [None, 0, None, None]
     assert [it.is_fault for it in hits[0].values] == [True, False, True, True]
+
+
+def test_whole_lines(guest: Callable[..., Kernel]) -> None:
+    """Task, CPU and flags too, in tasks and in interrupts. Times are compared elsewhere."""
+    definitions = [
+        "f:oracle/open vfs_open file",
+        "f:oracle/path getname_flags%return flags",
+        "f:oracle/tick update_process_times user_tick",
+        "f:oracle/softirq run_timer_softirq",
+        "f:oracle/locked enqueue_task_fair flags:x32",
+        "f:oracle/fork sched_cgroup_fork",
+    ]
+    command = "dd if=/dev/zero of=/dev/null bs=100 count=3000"
+    hits, trace, pids = run_both(guest(**_RSP), definitions, [command, "workload fork 3"])
+    ours, theirs = _lines([hit.line for hit in hits], pids), _lines(trace.splitlines(), pids)
+    assert ours == theirs
+    flags = {line.split()[2] for line in ours}
+    assert {word[0] for word in flags} == {".", "d"}
+    assert {word[2] for word in flags} >= {".", "h"}
+
+
+# How often there is which line, without what may differ: the name (the kernel keeps one for each process, the last;
+# ours is that of the hit), the time and the order (between our stop and the kernel's record an interrupt can come, and
+# ask for rescheduling), and a return's preempt depth (theirs is their own handler's).
+def _lines(lines: Sequence[str], pids: set[int]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for line in lines:
+        match = _LINE.match(line)
+        if match and int(match["pid"]) in pids:
+            assert line[:16].strip() == match["comm"]
+            pid, cpu, flags = line[16 : line.index(": ")].split()[:3]
+            flags = flags.replace("N", ".") if flags[0] == "." else flags
+            flags = flags[:3] + "_" + flags[4] if " <- " in line else flags
+            found[f"{pid} {cpu} {flags} {match['text']}"] += 1
+    return found
 
 
 def test_definitions_are_checked_before_anything_is_planted(guest: Callable[..., Kernel]) -> None:

@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Sequence
 from functools import cached_property
 
+from fprobe_gdb.errors import InvalidProbe
 from fprobe_gdb.kernel.btf import Btf, Kind
 from tests.unit.kernel.btf.made_up_btf import MadeUpBtf
 
@@ -23,8 +24,8 @@ class MadeUpKernel:
             return (0xFFFFFFFF81000000 + 0x100 * FUNCTIONS.index(name),)
         return (SYMBOLS[name],) if name in SYMBOLS else ()
 
-    def can_probe(self, pattern: str) -> bool:
-        return bool(fnmatch.filter(FUNCTIONS, pattern))
+    def refusal(self, pattern: str) -> InvalidProbe | None:
+        return None if fnmatch.filter(FUNCTIONS, pattern) else InvalidProbe(f"{pattern} matches nothing")
 
     @cached_property
     def btf(self) -> Btf | None:

@@ -76,3 +76,9 @@ def test_lines_have_an_end(kernel: MadeUpKernel) -> None:
 def test_tracepoints_are_refused_for_a_reason(kernel: MadeUpKernel, line: str) -> None:
     with pytest.raises(TracepointRefused, match=r"tracepoint '.*' cannot be probed from outside"):
         ProbeEvents(kernel).add(line)
+
+
+def test_the_cause_says_more_than_the_kernel(kernel: MadeUpKernel) -> None:
+    with pytest.raises(ProbeEventError) as caught:
+        ProbeEvents(kernel).add("f no_such_function")
+    assert "no_such_function matches nothing" in str(caught.value.__cause__)

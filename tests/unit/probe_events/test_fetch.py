@@ -148,7 +148,7 @@ def test_entry_values_reach_the_return() -> None:
     assert words == (4096, 7, FILE)
     after = FetchContext(REGS | {"di": 0, "dx": 0, "sp": STACK + 8}, read, str, words)
     values = fetch(definition, after, hex)
-    assert arguments_text(values, SYMBOLS) == ' arg1=-2 count=4096 n=0x7 a="motd.txt" again=0'
+    assert arguments_text(values, SYMBOLS) == ' arg1=-2 count=4096 n=0x7 name="motd.txt" again=0'
 
 
 def test_event_text() -> None:
