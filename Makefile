@@ -20,7 +20,7 @@ run-emu: deps  ## boot a stock Debian kernel and trace its vfs_* calls from outs
 	  'cp /etc/motd /tmp/a && mv /tmp/a /tmp/b && rm /tmp/b'
 
 test: deps  ## all tests, on real kernels (under 15 min)
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 check: deps  ## ruff, ruff format, mypy --strict, unit tests (1 min)
 	$(VENV)/bin/ruff check .

@@ -5,9 +5,11 @@ Addresses are ints; ``time_ns`` is guest time, a virtual clock that stands still
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 __all__ = [
+    "Aggregate",
     "ConsoleEvent",
     "EntryEvent",
     "Event",
@@ -20,6 +22,7 @@ __all__ = [
 ]
 
 from enum import Enum
+from typing import Protocol
 
 
 class MissReason(Enum):
@@ -140,6 +143,18 @@ class FunctionSummary:
     exits_missed: int = 0
 
 
+class Aggregate(Protocol):
+    """Something added up over a trace: a histogram, or counts by a key."""
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        ...
+
+    def as_dict(self) -> dict[str, object]:
+        """For JSON."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class SummaryEvent:
     """The end of a trace."""
@@ -160,3 +175,9 @@ class SummaryEvent:
     exits: int = 0
     #: See :attr:`FunctionSummary.exits_missed`.
     exits_missed: int = 0
+    #: What was added up (``--hist``, ``--count-by``).
+    aggregates: tuple[Aggregate, ...] = ()
+    #: Calls that filters kept out; they are in none of the counts above.
+    kept_out: int = 0
+    #: Evaluations of a filter that ran into memory which cannot be read; such calls are kept out.
+    faults: int = 0

@@ -45,7 +45,9 @@ __all__ = ["attach"]
     type=click.IntRange(1),
     help="As of trace.",
 )
-@click.option("-f", "--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
+@click.option(
+    "-f", "--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True, help="As of trace."
+)
 @click.option("-o", "--output", metavar="FILE", help="Write events there instead of standard output.")
 def attach(
     socket: Path,

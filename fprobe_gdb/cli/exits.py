@@ -8,6 +8,7 @@ from types import TracebackType
 
 from emu.errors import AgentLost, BootTimeout, CommandTimeout, EmuError, GuestLostError, LaunchError, SpecError
 from fprobe_gdb.errors import (
+    ExprError,
     FprobeGdbError,
     GuestPanic,
     ImageError,
@@ -41,7 +42,7 @@ _CODES: tuple[tuple[tuple[type[BaseException], ...], ExitCode], ...] = (
     ((KeyboardInterrupt,), ExitCode.INTERRUPTED),
     ((BootTimeout, CommandTimeout, WaitTimeout, TransportTimeout), ExitCode.TIMEOUT),
     ((TargetLost, GuestPanic, GuestLostError, AgentLost), ExitCode.GUEST_DIED),
-    ((UsageError, SpecError, UnknownName, ProbeError, ImageError), ExitCode.USAGE),
+    ((UsageError, SpecError, UnknownName, ExprError, ProbeError, ImageError), ExitCode.USAGE),
 )
 
 

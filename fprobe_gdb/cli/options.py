@@ -120,7 +120,8 @@ def boot_options(values: dict[str, Any]) -> BootOptions:
             raise UsageError(f"--file {entry!r} is not GUEST=HOST, e.g. /root/test.sh=./test.sh")
         files[guest] = Path(host)
     names = (
-        "kernel", "smp", "memory_mib", "backend", "breakpoint", "accel", "qemu", "kaslr", "max_sites", "boot_timeout_sec"
+        "kernel", "smp", "memory_mib", "backend", "breakpoint", "accel", "qemu", "kaslr", "max_sites",
+        "boot_timeout_sec",
     )  # fmt: skip
     chosen = {name: values.pop(name) for name in names}
     return BootOptions(cmdline=tuple(values.pop("append").split()), files=files, **chosen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import rich_click as click
@@ -20,6 +20,7 @@ from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.session.command_gate import start_at_gate
 from fprobe_gdb.session.guest import Kernel
+from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.tracer import Tracer, select
@@ -38,6 +39,7 @@ class _Request:
     max_hits: int | None
     timeout_sec: float
     command: str
+    questions: Questions = field(default_factory=Questions)
 
 
 @click.command("trace", cls=TakesGuestCommand)
@@ -55,6 +57,15 @@ class _Request:
     help="Calls in flight at once; more are missed. Default: functions x CPUs x 2, as in the kernel.",
 )
 @click.option("--max-hits", metavar="N", type=click.IntRange(1), help="Stop after N calls.")
+@click.option(
+    "--filter", metavar="EXPR", help="Only calls for which this holds, e.g. 'count > 512 && comm == \"cat\"'."
+)
+@click.option("--errors", metavar="NAMES", help="Only calls that return an error: 'any', or names as in ENOENT,EACCES.")
+@click.option("--min-duration", metavar="TIME", help="Only calls that take so long, e.g. 5us (guest time).")
+@click.option("--hist", multiple=True, metavar="EXPR", help="A histogram at the end, e.g. of count or duration.")
+@click.option(
+    "--count-by", multiple=True, metavar="EXPR", help="Calls by a key at the end, e.g. comm, or 'comm, retval'."
+)
 @timeout_option
 @click.option(
     "-f",
@@ -77,6 +88,7 @@ def trace(command: tuple[str, ...], format_: str, output: str | None, dry_run: b
     \b
     fprobe-gdb trace -i 'vfs_*' -x '*_iter' -- cat /etc/motd
     fprobe-gdb trace -i vfs_read --entry-only --max-hits 10 -- cat /proc/stat
+    fprobe-gdb trace -i vfs_read --filter 'count > 512' --hist count -- cat /etc/motd
     fprobe-gdb trace -k 6.12 -i kernel_clone -f jsonl -o forks -- 'ls | wc'
 
     One word behind -- is given to the guest's shell as it is; several are quoted, so that the guest sees just these
@@ -87,7 +99,7 @@ def trace(command: tuple[str, ...], format_: str, output: str | None, dry_run: b
     options = boot_options(values)
     if not command:
         raise click.UsageError("what shall the guest run? Give a command behind --, as in: -- cat /etc/motd")
-    request = _Request(command=shell_text(command), **values)
+    request = _Request(command=shell_text(command), questions=_questions(values), **values)
     with working("looking for the kernel") as progress:
         path = options.kernel_path(progress)
         progress(Progress("reading the kernel's symbols"))
@@ -95,6 +107,8 @@ def trace(command: tuple[str, ...], format_: str, output: str | None, dry_run: b
         records = ImageRecords(knowledge)
         ips = select(records, request.include, request.exclude)
         options.check_sites(len(ips))
+        # What is wrong with an expression is told before anything boots.
+        Judge(request.questions, knowledge, ips, records.name_at, entry_only=request.entry_only)
     if dry_run:
         click.echo(argv_dry_run(options.machine_spec(path)))
         click.echo(f"# {len(ips)} functions: {', '.join(records.name_at(ip) for ip in ips)}")
@@ -114,8 +128,29 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
             entry_only=request.entry_only,
             nr_maxactive=request.nr_maxactive,
             max_hits=request.max_hits,
+            judge=_judge(k, request),
         )
         _follow(k, tracer, request)
+
+
+# Take what is asked of calls out of the command's keywords.
+def _questions(values: dict[str, Any]) -> Questions:
+    errors: str | None = values.pop("errors")
+    return Questions(
+        filter=values.pop("filter"),
+        errors=None if errors is None else () if errors == "any" else tuple(errors.split(",")),
+        min_duration=values.pop("min_duration"),
+        hist=values.pop("hist"),
+        count_by=values.pop("count_by"),
+    )
+
+
+# The guest's addresses may be others than the image's, so this is made anew for it.
+def _judge(k: Kernel, request: _Request) -> Judge | None:
+    if not request.questions:
+        return None
+    ips = select(k.records, request.include, request.exclude)
+    return Judge(request.questions, k.knowledge, ips, k.records.name_at, entry_only=request.entry_only)
 
 
 # Run until the command or the trace ends, and write the summary, however that is.

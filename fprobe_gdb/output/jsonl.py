@@ -81,6 +81,9 @@ Every object begins with ``type``. In this order:
                                     ``"guest died"``
 ``command_status``  integer or null exit status of the command in the guest
 ``dispatch``        string          dispatch, target and breakpoint kind
+``aggregates``      array           an object for each ``--hist`` and ``--count-by``
+``kept_out``        integer         calls that filters kept out, which are in none of the counts above
+``faults``          integer         evaluations of a filter that ran into memory that cannot be read
 =================== =============== =====================================================================
 """
 
@@ -207,4 +210,7 @@ def _summary(event: SummaryEvent) -> dict[str, object]:
         "ended": scalar_values(event.ended),
         "command_status": event.command_status,
         "dispatch": scalar_values(event.dispatch),
+        "aggregates": [aggregate.as_dict() for aggregate in event.aggregates],
+        "kept_out": event.kept_out,
+        "faults": event.faults,
     }

@@ -31,11 +31,17 @@ def summary_lines(summary: SummaryEvent, colors: Palette) -> Iterator[str]:
         yield f"{colors.dim}not called: {', '.join(idle[:_NAMED_IDLE])}{more}{colors.reset}"
     calls = summary.hits + summary.missed + summary.lost
     yield f"calls: {calls:,} = {summary.hits:,} hits + {summary.missed:,} missed + {summary.lost:,} lost"
+    if summary.kept_out or summary.faults:
+        faults = f"; {summary.faults:,} times memory could not be read" if summary.faults else ""
+        yield f"filtered: {summary.kept_out:,} more calls were kept out{faults}"
     if summary.host_ns_per_hit is not None:
         yield f"host cost: {duration(summary.host_ns_per_hit)} for each entry and each exit"
     status = "" if summary.command_status is None else f", status {summary.command_status}"
     yield f"ended: {printable(summary.ended)}{status}"
     yield f"dispatch: {printable(summary.dispatch)}"
+    for aggregate in summary.aggregates:
+        yield ""
+        yield from map(printable, aggregate.lines())
 
 
 def _called(row: FunctionSummary) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypedDict
 
 from fprobe_gdb.errors import InvalidProbe
@@ -18,6 +19,7 @@ from fprobe_gdb.probe.rethook import EntryData
 from fprobe_gdb.registers import ARGUMENT_REGISTERS
 from fprobe_gdb.session.describe import describe_arguments, describe_result
 from fprobe_gdb.session.guest import Kernel
+from fprobe_gdb.session.judge import Judge, TraceHit
 
 __all__ = ["Tracer", "select"]
 
@@ -50,7 +52,8 @@ class Tracer:
     """Writes what the probed functions do to a sink.
 
     :param sink: gets all events, and the summary at last.
-    :param max_hits: end the run after so many calls; None for no limit.
+    :param max_hits: end the run after so many calls that are shown; None for no limit.
+    :param judge: which calls are shown, and what is added up; None for all, and nothing.
     """
 
     def __init__(
@@ -61,8 +64,11 @@ class Tracer:
         entry_only: bool = False,
         nr_maxactive: int = 0,
         max_hits: int | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self._k = k
+        self._judge = judge
+        self._shown = 0
         self._sink = sink
         self._max_hits = max_hits
         self._summary = SummaryBuilder()
@@ -81,7 +87,7 @@ class Tracer:
     @property
     def full(self) -> bool:
         """Whether ``max_hits`` is reached."""
-        return self._max_hits is not None and self.fprobe.hits >= self._max_hits
+        return self._max_hits is not None and self._shown >= self._max_hits
 
     def register(self, ips: Sequence[int]) -> None:
         """Start to trace these locations.
@@ -107,6 +113,9 @@ class Tracer:
         summary = self._summary.build(
             host_ns=self._k.stopped_ns, ended=ended, command_status=command_status, dispatch=self._k.dispatch_name
         )
+        if self._judge:
+            kept_out, faults = self._judge.kept_out, self._judge.faults
+            summary = replace(summary, aggregates=tuple(self._judge.aggregates), kept_out=kept_out, faults=faults)
         self._sink.write(summary)
         return summary
 
@@ -119,38 +128,63 @@ class Tracer:
 
     def _on_entry(self, fp: Fprobe, entry_ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> bool:
         k = self._k
+        hit = None
+        if self._judge:
+            hit = TraceHit(k, entry_ip, self._names[entry_ip], ret_ip, regs.as_dict())
+            if not self._judge.lets_in(hit):
+                return True
         depth, time_ns = k.depth(k.task), k.time_ns
+        event = EntryEvent(
+            self._names[entry_ip], entry_ip, ret_ip, k.cpu, k.task, time_ns,
+            args=dict(zip(ARGUMENT_REGISTERS, regs.arguments, strict=True)),
+            caller=k.symbolize(ret_ip),
+            depth=depth,
+            **self._who(),
+            params=self._params(regs, entry_ip),
+        )  # fmt: skip
         if data is not None:
             data[:] = time_ns.to_bytes(8, "little") + depth.to_bytes(8, "little")
-        self._write(
-            EntryEvent(
-                self._names[entry_ip], entry_ip, ret_ip, k.cpu, k.task, time_ns,
-                args=dict(zip(ARGUMENT_REGISTERS, regs.arguments, strict=True)),
-                caller=k.symbolize(ret_ip),
-                depth=depth,
-                **self._who(),
-                params=self._params(regs, entry_ip),
-            )
-        )  # fmt: skip
-        if self.full:
-            k.stop()
+            data.entry_regs = regs.as_dict() if hit else None
+            # Where the return decides, the entry waits for it.
+            data.waiting = event if self._judge and self._judge.at_exit else None
+        if data is None or data.waiting is None:
+            self._show(event, hit)
         return False
+
+    # Write an event of a call that passes, and add up what is asked of it.
+    def _show(self, event: EntryEvent | ExitEvent, hit: TraceHit | None) -> None:
+        self._write(event)
+        if hit and self._judge:
+            self._judge.add(hit)
+        if isinstance(event, EntryEvent):
+            self._shown += 1
+            if self.full:
+                self._k.stop()
 
     def _on_exit(self, fp: Fprobe, entry_ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:
         k = self._k
         assert data is not None
         entered_ns, depth = int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
-        self._write(
-            ExitEvent(
-                self._names[entry_ip], entry_ip, ret_ip, k.cpu, k.task, k.time_ns,
-                retval=regs.return_value(),
-                duration_ns=k.time_ns - entered_ns,
-                caller=k.symbolize(ret_ip),
-                depth=depth,
-                **self._who(),
-                result=self._result(regs, entry_ip),
-            )
+        duration_ns = k.time_ns - entered_ns
+        hit = None
+        if self._judge:
+            assert isinstance(data.entry_regs, dict)
+            hit = TraceHit(k, entry_ip, self._names[entry_ip], ret_ip, data.entry_regs)
+            hit.exit_regs, hit.duration_ns = regs.as_dict(), duration_ns
+            if not self._judge.lets_out(hit):
+                return
+            if isinstance(data.waiting, EntryEvent):
+                self._show(data.waiting, None)
+        event = ExitEvent(
+            self._names[entry_ip], entry_ip, ret_ip, k.cpu, k.task, k.time_ns,
+            retval=regs.return_value(),
+            duration_ns=duration_ns,
+            caller=k.symbolize(ret_ip),
+            depth=depth,
+            **self._who(),
+            result=self._result(regs, entry_ip),
         )  # fmt: skip
+        self._show(event, hit)
 
     # Name and pid of the task, where the kernel has types.
     def _who(self) -> _Who:

@@ -16,7 +16,9 @@ from images.workload_counts import EXAMPLES, Count, counts
 pytestmark = pytest.mark.qemu
 
 WAYS = [
-    pytest.param({"kernel": name, "backend": backend, "smp": smp, "breakpoint": kind}, id=f"{name}-{backend}-{smp}-{kind}")
+    pytest.param(
+        {"kernel": name, "backend": backend, "smp": smp, "breakpoint": kind}, id=f"{name}-{backend}-{smp}-{kind}"
+    )
     for name, backend, smp, kind in (
         ("6.1", "rsp", 2, "sw"),
         ("6.12", "rsp", 2, "sw"),
@@ -56,7 +58,8 @@ class Recorder:
     def _on_exit(self, fp: Fprobe, ip: int, ret_ip: int, regs: PtRegs, data: bytearray | None) -> None:
         assert data is not None
         task, sp, entry_ret_ip = self.open.pop(int.from_bytes(data, "little"))
-        assert (task, sp + 8, entry_ret_ip) == (self._k.task, regs.sp, regs.ip) and ret_ip == regs.ip
+        assert (task, sp + 8, entry_ret_ip) == (self._k.task, regs.sp, regs.ip)
+        assert ret_ip == regs.ip
         self.depth[task] -= 1
         self.retvals.append(regs.ax - (1 << 64) if regs.ax >> 63 else regs.ax)
 

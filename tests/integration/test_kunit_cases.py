@@ -1,8 +1,8 @@
 """The six KUnit cases of lib/test_fprobe.c on a real guest.
 
-``fprobe_selftest_target(v) = v/3`` and ``..._nest_target(v, fn) = fn(v + 2)`` become functions of lib/math that every
-kernel has: ``gcd(a, b)``, ``lcm(a, b)``, which calls gcd, and ``lcm_not_zero(a, b)``. They are called in the guest through
-``k.call``, and nothing else calls them there.
+``fprobe_selftest_target(v) = v/3`` and ``..._nest_target(v, fn) = fn(v + 2)`` become functions of lib/math that
+every kernel has: ``gcd(a, b)``, ``lcm(a, b)``, which calls gcd, and ``lcm_not_zero(a, b)``. Called in the guest through
+``k.call``; nothing else calls them there.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def test_entry(guest: Callable[..., Kernel], kernel: str) -> None:
     def body() -> None:
         for name in ("lcm", "lcm_not_zero"):
             case.call(name)
-            assert case.entry_val == case.rand1 // 3 and case.exit_val == 0
+            assert case.entry_val == case.rand1 // 3
+            assert case.exit_val == 0
 
     in_handler(k, body)
     k.unregister_fprobe(case.fp)
@@ -95,7 +96,8 @@ def test_fprobe_and_syms(guest: Callable[..., Kernel], kernel: str, way: str) ->
 
     def body() -> None:
         assert case.call("gcd") == 6
-        assert case.exit_val == case.entry_val + 3 and case.entry_val == case.rand1 // 3
+        assert case.exit_val == case.entry_val + 3
+        assert case.entry_val == case.rand1 // 3
         assert case.call("lcm") == 36
         assert case.exit_val == case.entry_val + 3
 
@@ -138,5 +140,7 @@ def test_skip(guest: Callable[..., Kernel], kernel: str) -> None:
     case.fp.exit_handler = case.on_exit
     k.register_fprobe(case.fp, "gcd")
     assert in_handler(k, lambda: case.call("gcd")) == 6
-    assert case.entry_val and not case.exit_val
-    assert case.fp.nmissed == 0 and case.exits == []
+    assert case.entry_val
+    assert not case.exit_val
+    assert case.fp.nmissed == 0
+    assert case.exits == []

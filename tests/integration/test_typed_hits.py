@@ -83,7 +83,7 @@ def test_values_outside_handlers(guest: Guest, kernel: str) -> None:
 
 @KERNELS
 def test_stack_of_a_hit(guest: Guest, kernel: str) -> None:
-    """From the probed function out to the entry of the system call, at the entry and, from the caller on, at the exit."""
+    """From the probed function out to the system call's entry; at the exit, from the caller on."""
     k = guest(kernel=kernel)
     stacks: list[list[str]] = []
 

@@ -1,0 +1,204 @@
+"""Which calls of a trace are shown, and what is added up of them: ``--filter``, ``--errors``, ``--hist``, ..."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from fprobe_gdb.errors import BtfError, TypeLookupError, UsageError
+from fprobe_gdb.expr import (
+    Extraction,
+    Filter,
+    Scope,
+    compile_filter,
+    compile_keys,
+    compile_quantity,
+    errors_filter,
+    min_duration_filter,
+    needs_exit,
+)
+from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from fprobe_gdb.kernel.values import GuestMemory, Value, arguments, return_value
+from fprobe_gdb.output.aggregate_count_by import CountBy
+from fprobe_gdb.output.aggregate_histogram import Histogram
+from fprobe_gdb.registers import Registers
+from fprobe_gdb.session.guest import Kernel
+
+__all__ = ["Judge", "Questions", "TraceHit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What the user wants to see, as text."""
+
+    filter: str | None = None
+    #: None for all calls, empty for any error, or names of errors.
+    errors: tuple[str, ...] | None = None
+    min_duration: str | None = None
+    hist: tuple[str, ...] = ()
+    count_by: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != Questions()
+
+
+class TraceHit:
+    """A :class:`~fprobe_gdb.expr.HitScope`. Valid until the guest resumes; nothing is read before it is asked for."""
+
+    def __init__(self, k: Kernel, ip: int, func: str, ret_ip: int, entry_regs: Registers) -> None:
+        self._k = k
+        self._entry_regs = entry_regs
+        self.ip = ip
+        self.func = func
+        self.caller_ip = ret_ip
+        self.cpu = k.cpu
+        self.task = k.task
+        self.epoch = k.memory.epoch
+        #: Set at an exit.
+        self.duration_ns = 0
+        self.exit_regs: Registers | None = None
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's memory."""
+        return self._k.memory
+
+    @property
+    def regs(self) -> Mapping[str, int]:
+        """The registers of this end of the call."""
+        return self.exit_regs or self._entry_regs
+
+    @cached_property
+    def args(self) -> Mapping[str, Value]:
+        """The arguments, from the registers that the call began with."""
+        proto = self._k.prototype(self.func)
+        return {} if proto is None else arguments(self._k.btf, proto, self._entry_regs, self._k.memory)
+
+    @cached_property
+    def retval(self) -> Value | int | None:
+        """The return value; None at an entry."""
+        if self.exit_regs is None:
+            return None
+        proto = self._k.prototype(self.func)
+        if proto is None:
+            return self.exit_regs["ax"]
+        return return_value(self._k.btf, proto, self.exit_regs, self._k.memory)
+
+    @property
+    def comm(self) -> str:
+        """The task's name."""
+        return self._k.current.comm
+
+    @property
+    def pid(self) -> int:
+        """The thread."""
+        return self._k.current.pid
+
+    @property
+    def tgid(self) -> int:
+        """The process."""
+        return self._k.current.tgid
+
+    @property
+    def caller(self) -> str:
+        """The calling function's name."""
+        found = self._k.symbols.lookup(self.caller_ip)
+        return found[0].name if found else ""
+
+
+# One --hist or --count-by: what is taken of each call, and where it is added.
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    text: str
+    take: Extraction[int, int] | Extraction[int, tuple[int | str, ...]]
+    add: Callable[..., None]
+    at_exit: bool
+
+
+class Judge:
+    """Filters and sums of one trace, compiled for its functions before anything is planted.
+
+    :param ips: the functions, by location.
+    :param name_at: location to name.
+    :raise ExprError: a text is no expression, or does not fit a function.
+    :raise UsageError: something is asked of returns that are not traced.
+    """
+
+    def __init__(
+        self,
+        questions: Questions,
+        knowledge: KernelKnowledge,
+        ips: Collection[int],
+        name_at: Callable[[int], str],
+        *,
+        entry_only: bool = False,
+    ) -> None:
+        entries = {ip: _scope(knowledge, name_at(ip), False) for ip in ips}
+        exits = {ip: _scope(knowledge, name_at(ip), True) for ip in ips}
+        self.at_entry: Filter[int] | None = None
+        self.at_exit: list[Filter[int]] = []
+        if questions.filter is not None:
+            if needs_exit(questions.filter):
+                self.at_exit.append(compile_filter(questions.filter, exits))
+            else:
+                self.at_entry = compile_filter(questions.filter, entries)
+        if questions.errors is not None:
+            self.at_exit.append(errors_filter(questions.errors, exits))
+        if questions.min_duration is not None:
+            self.at_exit.append(min_duration_filter(questions.min_duration, exits))
+        #: What is printed at the end.
+        self.aggregates: list[Histogram | CountBy] = []
+        self._sums: list[_Sum] = []
+        for text in (*questions.hist, *questions.count_by):
+            # Behind a filter on returns only returns tell which calls count.
+            at_exit = bool(self.at_exit) or needs_exit(text)
+            self._add_sum(text, exits if at_exit else entries, at_exit, text in questions.hist)
+        #: Calls that a filter kept out.
+        self.kept_out = 0
+        if entry_only and (self.at_exit or any(one.at_exit for one in self._sums)):
+            raise UsageError("--entry-only sees no returns, so nothing can be asked of return values or durations")
+
+    def _add_sum(self, text: str, scopes: Mapping[int, Scope], at_exit: bool, is_hist: bool) -> None:
+        if is_hist:
+            histogram = Histogram(text)
+            self.aggregates.append(histogram)
+            self._sums.append(_Sum(text, compile_quantity(text, scopes), histogram.add, at_exit))
+        else:
+            keys = compile_keys(text, scopes)
+            count_by = CountBy(keys.titles)
+            self.aggregates.append(count_by)
+            self._sums.append(_Sum(text, keys, count_by.add, at_exit))
+
+    def lets_in(self, hit: TraceHit) -> bool:
+        """At an entry: whether the call may be shown."""
+        passed = self.at_entry is None or self.at_entry.predicates[hit.ip](hit)
+        self.kept_out += not passed
+        return passed
+
+    def lets_out(self, hit: TraceHit) -> bool:
+        """At its exit: whether the call is shown."""
+        passed = all(one.predicates[hit.ip](hit) for one in self.at_exit if hit.ip in one.predicates)
+        self.kept_out += not passed
+        return passed
+
+    def add(self, hit: TraceHit) -> None:
+        """Add up what is asked of this end of a call that is shown."""
+        for one in self._sums:
+            if one.at_exit == (hit.exit_regs is not None):
+                one.add(one.take.extractors[hit.ip](hit))
+
+    @property
+    def faults(self) -> int:
+        """Evaluations that ran into memory which cannot be read; such calls are kept out."""
+        filters: Sequence[Filter[int]] = [*self.at_exit, *([self.at_entry] if self.at_entry else [])]
+        return sum(one.faults for one in filters)
+
+
+def _scope(knowledge: KernelKnowledge, name: str, is_exit: bool) -> Scope:
+    with contextlib.suppress(BtfError):
+        with contextlib.suppress(TypeLookupError):
+            return Scope(name, knowledge.btf, knowledge.btf.function(name), is_exit)
+        return Scope(name, knowledge.btf, None, is_exit)
+    return Scope(name, None, None, is_exit)
