@@ -115,7 +115,15 @@ class Tracer:
         )
         if self._judge:
             kept_out, faults = self._judge.kept_out, self._judge.faults
-            summary = replace(summary, aggregates=tuple(self._judge.aggregates), kept_out=kept_out, faults=faults)
+            # Calls that are kept out cost the host as much as others.
+            handled = self.fprobe.hits + self.fprobe.exits + self.fprobe.nmissed
+            summary = replace(
+                summary,
+                aggregates=tuple(self._judge.aggregates),
+                kept_out=kept_out,
+                faults=faults,
+                host_ns_per_hit=self._k.stopped_ns // handled if handled else None,
+            )
         self._sink.write(summary)
         return summary
 
