@@ -25,7 +25,7 @@ def guarded_directory(prefix: str) -> Iterator[Path]:
     is not for long blocks: who kills that process too leaves the directory behind.
     """
     # The guard first: between the two nothing exists that could be left behind.
-    directory = Path(tempfile.gettempdir()) / f"{prefix}{secrets.token_hex(8)}"
+    directory = Path(tempfile.gettempdir()) / f"{prefix}{secrets.token_hex(4)}"
     guard = subprocess.Popen(
         ["/bin/sh", "-c", _GUARD, "sh", str(directory)],
         stdin=subprocess.PIPE,

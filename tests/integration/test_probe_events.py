@@ -140,7 +140,8 @@ def _lines(lines: Sequence[str], pids: set[int]) -> Counter[str]:
         if match and int(match["pid"]) in pids:
             assert line[:16].strip() == match["comm"]
             pid, cpu, flags = line[16 : line.index(": ")].split()[:3]
-            flags = flags.replace("N", ".") if flags[0] == "." else flags
+            # Another CPU may ask for rescheduling at any moment, with interrupts off here too.
+            flags = flags[0] + "_" + flags[2:]
             flags = flags[:3] + "_" + flags[4] if " <- " in line else flags
             found[f"{pid} {cpu} {flags} {match['text']}"] += 1
     return found
