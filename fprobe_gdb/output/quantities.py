@@ -2,42 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-
+from fprobe_gdb.error_names import ERROR_NAMES, MAX_ERRNO
 from fprobe_gdb.registers import MASK64
 
 __all__ = ["duration", "error_code", "guest_time", "retval"]
-
-# MAX_ERRNO of include/linux/err.h.
-_MAX_ERRNO = 4095
-
-# Codes that never reach user space, so that Python does not know them: include/linux/errno.h (Linux 6.12).
-_KERNEL_ERRNO = {
-    512: "ERESTARTSYS",
-    513: "ERESTARTNOINTR",
-    514: "ERESTARTNOHAND",
-    515: "ENOIOCTLCMD",
-    516: "ERESTART_RESTARTBLOCK",
-    517: "EPROBE_DEFER",
-    518: "EOPENSTALE",
-    519: "ENOPARAM",
-    521: "EBADHANDLE",
-    522: "ENOTSYNC",
-    523: "EBADCOOKIE",
-    524: "ENOTSUPP",
-    525: "ETOOSMALL",
-    526: "ESERVERFAULT",
-    527: "EBADTYPE",
-    528: "EJUKEBOX",
-    529: "EIOCBQUEUED",
-    530: "ERECALLCONFLICT",
-    531: "ENOGRACE",
-}
-
-# Where several names have one number, Python knows another than the kernel's sources use; and it lacks 133.
-_ALIASES = {11: "EAGAIN", 35: "EDEADLK", 95: "EOPNOTSUPP", 133: "EHWPOISON"}
-
-_ERRNO = {**errno.errorcode, **_ALIASES, **_KERNEL_ERRNO}
 
 
 def guest_time(time_ns: int) -> str:
@@ -69,7 +37,7 @@ def error_code(value: int) -> int:
     value &= MASK64
     if value >> 31 == 1:
         value |= MASK64 << 32 & MASK64
-    return value - MASK64 - 1 if value >= MASK64 + 1 - _MAX_ERRNO else 0
+    return value - MASK64 - 1 if value >= MASK64 + 1 - MAX_ERRNO else 0
 
 
 def retval(value: int) -> str:
@@ -77,5 +45,5 @@ def retval(value: int) -> str:
     code = error_code(value)
     if not code:
         return f"{value:#x}"
-    name = _ERRNO.get(-code)
+    name = ERROR_NAMES.get(-code)
     return f"{value:#x} ({code} -{name})" if name else f"{value:#x} ({code})"

@@ -23,7 +23,7 @@ LAYERS = (
     {"kernel"},
     {"target"},
     {"transport"},
-    {"errors", "events", "registers"},
+    {"errors", "events", "registers", "error_names"},
 )
 # Lower layers that are none of a layer's business all the same.
 FORBIDDEN = {
@@ -36,7 +36,19 @@ FORBIDDEN = {
     "cli": {"transport", "probe.core"},
 }
 # What the engine may know of emu: deadlines, and that a child process must not outlive us.
-ENGINE = ("dispatch", "expr", "probe", "kernel", "target", "transport", "output", "errors", "events", "registers")
+ENGINE = (
+    "dispatch",
+    "expr",
+    "probe",
+    "kernel",
+    "target",
+    "transport",
+    "output",
+    "errors",
+    "events",
+    "registers",
+    "error_names",
+)
 EMU_FOR_ENGINE = {"dispatch": {"emu.deadline"}, "target": {"emu.deadline"}, "kernel": {"emu.deadline"},
                   "transport": {"emu.deadline", "emu.pdeathsig"}}  # fmt: skip
 # Libraries that one place of ours wraps.
