@@ -13,7 +13,6 @@ from fprobe_gdb.cli.sinks import FORMATS, open_sink
 from fprobe_gdb.dispatch.breakpoint import RunEnd
 from fprobe_gdb.errors import TargetLost
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
-from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.options import BACKENDS, DEFAULT_MAX_SITES, BootOptions
 from fprobe_gdb.session.records import ImageRecords
@@ -85,12 +84,12 @@ def attach(
     ):
         tracer = Tracer(k, sink, entry_only=entry_only, max_hits=max_hits)
         tracer.register(select(k.records, include, exclude))
-        _follow(k, tracer, sink, timeout_sec)
+        _follow(k, tracer, timeout_sec)
     return ExitCode.OK
 
 
 # Trace for a time, and write the summary however that ends. The end of the time is what was asked for, no failure.
-def _follow(k: Kernel, tracer: Tracer, sink: EventSink, timeout_sec: float) -> None:
+def _follow(k: Kernel, tracer: Tracer, timeout_sec: float) -> None:
     ended = "interrupted"
     try:
         ended = "timeout" if k.run(timeout_sec=timeout_sec) is RunEnd.TIMEOUT else "max-hits"

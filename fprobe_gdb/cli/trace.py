@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,15 +123,20 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
     with working("booting the guest") as progress:
         k = Kernel.boot(options=options, knowledge=knowledge, progress=progress)
     with k:
+        # The guest's addresses may be others than the image's, so this is made anew for it.
+        ips = select(k.records, request.include, request.exclude)
+        judge = None
+        if request.questions:
+            judge = Judge(request.questions, k.knowledge, ips, k.records.name_at, entry_only=request.entry_only)
         tracer = Tracer(
             k,
             sink,
             entry_only=request.entry_only,
             nr_maxactive=request.nr_maxactive,
             max_hits=request.max_hits,
-            judge=_judge(k, request),
+            judge=judge,
         )
-        _follow(k, tracer, request)
+        _follow(k, tracer, request, ips)
 
 
 # Take what is asked of calls out of the command's keywords.
@@ -145,21 +151,13 @@ def _questions(values: dict[str, Any]) -> Questions:
     )
 
 
-# The guest's addresses may be others than the image's, so this is made anew for it.
-def _judge(k: Kernel, request: _Request) -> Judge | None:
-    if not request.questions:
-        return None
-    ips = select(k.records, request.include, request.exclude)
-    return Judge(request.questions, k.knowledge, ips, k.records.name_at, entry_only=request.entry_only)
-
-
 # Run until the command or the trace ends, and write the summary, however that is.
-def _follow(k: Kernel, tracer: Tracer, request: _Request) -> None:
+def _follow(k: Kernel, tracer: Tracer, request: _Request, ips: Sequence[int]) -> None:
     ended, status = "interrupted", None
     try:
         deadline = Deadline(request.timeout_sec)
         running = start_at_gate(k, request.command, deadline)
-        tracer.register(select(k.records, request.include, request.exclude))
+        tracer.register(ips)
         status = follow(k, running, deadline, tracer.output)
         ended = "command finished" if status is not None else "max-hits"
     except CommandTimeout:

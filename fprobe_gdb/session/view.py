@@ -201,14 +201,14 @@ class GuestView:
 
         :raise TypeLookupError: BTF has no, or more than one, prototype of the function.
         """
-        return arguments(self.btf, self.btf.function(self.records.name_at(entry_ip)), regs.as_dict(), self.memory)
+        return arguments(self.btf, self._prototype_at(entry_ip), regs.as_dict(), self.memory)
 
     def retval(self, regs: PtRegs, entry_ip: int) -> Value | None:
         """In an exit handler: the return value by the function's type; None for ``void``.
 
         :raise TypeLookupError: as :meth:`args`.
         """
-        return return_value(self.btf, self.btf.function(self.records.name_at(entry_ip)), regs.as_dict(), self.memory)
+        return return_value(self.btf, self._prototype_at(entry_ip), regs.as_dict(), self.memory)
 
     def value(self, type_: str, addr: int) -> Value:
         """What lies at an address, e.g. ``k.value("struct task_struct", k.task).comm.string()``.
@@ -216,6 +216,11 @@ class GuestView:
         :raise TypeNotFound: no such type.
         """
         return Value(self.btf, self.memory, self.btf.type(type_), addr=addr & MASK64)
+
+    # Looked up once for each function: a look-up takes half a millisecond, which every hit would pay.
+    def _prototype_at(self, entry_ip: int) -> FuncProto:
+        name = self.records.name_at(entry_ip)
+        return self.prototype(name) or self.btf.function(name)
 
     def _read_task(self, addr: int) -> Task:
         task = self.value("struct task_struct", addr)

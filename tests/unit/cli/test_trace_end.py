@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -40,13 +39,12 @@ def outcome(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return box[0]
 
     monkeypatch.setattr(module, "start_at_gate", lambda *_: None)
-    monkeypatch.setattr(module, "select", lambda *_: [0x1000])
     monkeypatch.setattr(module, "follow", fake_follow)
     return box
 
 
 def follow(tracer: FakeTracer) -> None:
-    module._follow(cast(Any, SimpleNamespace(records=None)), cast(Any, tracer), REQUEST)
+    module._follow(cast(Any, None), cast(Any, tracer), REQUEST, [0x1000])
 
 
 @pytest.mark.parametrize(
