@@ -83,9 +83,14 @@ class Console:
             self._spawn.buffer = (self._spawn.buffer + data)[-_EXPECT_BYTES:]
 
     def tail(self, count: int = 20) -> list[str]:
-        """The last lines, oldest first, including one that is not complete yet."""
+        """The last lines, oldest first, including one that is not complete yet.
+
+        After a panic there are more: they begin no later than the line that says why. How many registers and callers
+        the kernel prints below it differs from one kernel, and from one stack, to the next.
+        """
         lines = [*self._lines, *([_text(self._partial)] if self._partial else [])]
-        return lines[-count:]
+        panic = next((index for index, line in enumerate(lines) if PANIC in line), len(lines))
+        return lines[max(0, min(len(lines) - count, panic)) :]
 
     def expect(self, pattern: str, deadline: Deadline) -> re.Match[bytes]:
         """Wait until the console has said something that matches, and return the match.

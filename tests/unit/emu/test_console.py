@@ -36,6 +36,17 @@ def test_lines_are_whole(pair: Pair) -> None:
     assert console.pump() == []
 
 
+def test_a_panic_is_told_from_the_line_that_says_why() -> None:
+    ours, guest = socket.socketpair()
+    console = Console(ours)
+    guest.sendall(b"before\n" * 30 + PANIC + b"a register\n" * 60)
+    console.pump()
+    assert console.tail() == [PANIC.decode().strip(), *["a register"] * 60]
+    assert len(console.tail(70)) == 70
+    console.close()
+    guest.close()
+
+
 def test_bytes_that_are_no_text(pair: Pair) -> None:
     guest, console = pair
     guest.sendall(b"\xff\x00\x1b[31m\xc3\n\xc3")
