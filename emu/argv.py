@@ -13,7 +13,7 @@ from pathlib import Path
 
 from emu.spec import MachineSpec
 
-__all__ = ["TCG_CPU", "QEMUFds", "dry_run", "kernel_cmdline", "qemu_argv"]
+__all__ = ["DOORBELL_PORT", "TCG_CPU", "QEMUFds", "dry_run", "kernel_cmdline", "qemu_argv"]
 
 #: The CPU under TCG. QEMU's default model is the fastest one (``max`` walks five levels of page tables, Intel models
 #: make the kernel isolate its own), but QEMU 7.2's CMPXCHG16B leaves garbage in the flags, NT and IOPL included. An
@@ -36,7 +36,14 @@ class QEMUFds:
     gdb: int | None = None
     #: The memory file with the initramfs. None when it is a file of its own, or there is none.
     initramfs: int | None = None
+    #: The memory file that is the guest's RAM, where it is shared.
+    ram: int | None = None
+    #: Where the guest's bytes to :data:`DOORBELL_PORT` come out.
+    doorbell: int | None = None
 
+
+#: The port of ISA debug consoles, as Bochs has it. Any code in the kernel can write to it, with no driver.
+DOORBELL_PORT = 0xE9
 
 # One host thread for all vCPUs: with one each, code that another vCPU patches may run from a stale translation. Linux
 # 6.12 then died of "Oops: int3" at a static key in 1 of 22 boots with two vCPUs on a loaded host (QEMU 7.2).
@@ -57,6 +64,8 @@ def kernel_cmdline(spec: MachineSpec) -> str:
     ]
     if not spec.kaslr:
         words.append("nokaslr")
+    if spec.reserved_mib:
+        words.append(f"memmap={spec.reserved_mib}M${spec.reserved_addr:#x}")
     return " ".join([*words, *spec.cmdline])
 
 
@@ -65,7 +74,13 @@ def qemu_argv(spec: MachineSpec, fds: QEMUFds) -> list[str]:
     argv = [str(spec.qemu), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     for directory in spec.data_dirs:
         argv += ["-L", str(directory)]
-    argv += ["-machine", "pc", "-accel", _ACCEL[spec.accel], "-m", f"{spec.memory_mib}M", "-smp", str(spec.smp)]
+    machine = "pc"
+    if spec.shared_ram:
+        # Opened anew through /proc, the memory file needs no name in any directory.
+        size = f"{spec.memory_mib}M"
+        argv += ["-object", f"memory-backend-file,id=ram,size={size},mem-path=/proc/self/fd/{fds.ram},share=on"]
+        machine = "pc,memory-backend=ram"
+    argv += ["-machine", machine, "-accel", _ACCEL[spec.accel], "-m", f"{spec.memory_mib}M", "-smp", str(spec.smp)]
     cpu = spec.cpu or (None if spec.accel == "kvm" else TCG_CPU)
     if cpu is not None:
         argv += ["-cpu", cpu]
@@ -83,6 +98,9 @@ def qemu_argv(spec: MachineSpec, fds: QEMUFds) -> list[str]:
         argv += ["-gdb", f"unix:{spec.gdb_socket},server=on,wait=off"]
     elif spec.gdbstub:
         argv += ["-chardev", f"socket,id=gdb,fd={fds.gdb}", "-gdb", "chardev:gdb"]
+    if spec.doorbell:
+        argv += ["-chardev", f"socket,id=doorbell,fd={fds.doorbell}"]
+        argv += ["-device", f"isa-debugcon,iobase={DOORBELL_PORT:#x},chardev=doorbell"]
     if spec.start_stopped:
         argv.append("-S")
     return [*argv, *spec.extra_args]
@@ -94,12 +112,16 @@ def dry_run(spec: MachineSpec) -> str:
     To paste it into a shell, replace each ``fd=N`` chardev by another backend, say ``stdio`` for the console and
     ``null`` for the rest; a dry run cannot hand out sockets.
     """
-    fds = QEMUFds(console=10, agent=11, qmp=12, gdb=13, initramfs=14)
+    fds = QEMUFds(console=10, agent=11, qmp=12, gdb=13, initramfs=14, ram=15, doorbell=16)
     names = {10: "console (ttyS0)", 11: "agent (ttyS1)", 12: "QMP"}
     if spec.gdbstub and spec.gdb_socket is None:
         names[13] = "gdbstub"
     if isinstance(spec.initramfs, bytes):
         names[14] = f"initramfs, {len(spec.initramfs)} bytes in memory"
+    if spec.shared_ram:
+        names[15] = f"RAM, {spec.memory_mib} MiB of shared memory"
+    if spec.doorbell:
+        names[16] = "doorbell"
     legend = "".join(f"# fd {fd}: {name}\n" for fd, name in names.items())
     return (
         f"# Descriptors that QEMU inherits (the numbers here are examples):\n{legend}{shlex.join(qemu_argv(spec, fds))}"

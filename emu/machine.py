@@ -17,6 +17,7 @@ Rules:
 
 from __future__ import annotations
 
+import mmap
 import os
 import select
 import socket
@@ -60,6 +61,11 @@ class Machine:
         #: The connected socket to QEMU's gdbstub, for a client of the remote protocol. None without a gdbstub, and
         #: with one at :attr:`MachineSpec.gdb_socket`. Closed by :meth:`shutdown`.
         self.gdb_socket: socket.socket | None = None
+        #: The guest's RAM, where it is shared: a physical address below 3 GiB is the offset. Writes to code that the
+        #: guest has executed are not seen by TCG's translations. Valid until :meth:`shutdown`.
+        self.ram: mmap.mmap | None = None
+        #: Readable when the guest has written to port 0xe9, where there is a doorbell. Closed by :meth:`shutdown`.
+        self.doorbell: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._console: Console | None = None
         self._agent: Agent | None = None
@@ -104,7 +110,7 @@ class Machine:
         if self._console is not None:
             self._console.receive()
             self._console.close()
-        for end in (self._agent, self._qmp, self.gdb_socket):
+        for end in (self._agent, self._qmp, self.gdb_socket, self.doorbell, self.ram):
             if end is not None:
                 end.close()
         if self._stderr_fd >= 0:
@@ -248,8 +254,25 @@ class Machine:
         if isinstance(self.spec.initramfs, bytes):
             initramfs_fd = _memory_file("initramfs", self.spec.initramfs)
             theirs.append(initramfs_fd)
+        ram_fd = None
+        if self.spec.shared_ram:
+            ram_fd = _memory_file("guest-ram", b"")
+            theirs.append(ram_fd)
+            os.ftruncate(ram_fd, self.spec.memory_mib << 20)
+            self.ram = mmap.mmap(ram_fd, self.spec.memory_mib << 20)
+        doorbell_fd = None
+        if self.spec.doorbell:
+            self.doorbell, doorbell_fd = pair()
         self._stderr_fd = _memory_file("qemu-stderr", b"")
-        fds = QEMUFds(console=console_fd, agent=agent_fd, qmp=qmp_fd, gdb=gdb_fd, initramfs=initramfs_fd)
+        fds = QEMUFds(
+            console=console_fd,
+            agent=agent_fd,
+            qmp=qmp_fd,
+            gdb=gdb_fd,
+            initramfs=initramfs_fd,
+            ram=ram_fd,
+            doorbell=doorbell_fd,
+        )
         self.argv = tuple(qemu_argv(self.spec, fds))
         try:
             self._process = subprocess.Popen(

@@ -17,6 +17,11 @@ ACCELS = ("tcg", "mttcg", "kvm")
 # A unix socket's address has 108 bytes with the final NUL (Linux, unix(7)).
 _SUN_PATH_BYTES = 107
 
+_MIB = 1 << 20
+# QEMU's pc machine maps at least so much RAM one to one below 4 GiB (7.2 hw/i386/pc_piix.c: 3.5 GiB, or 3 GiB where
+# there is more).
+_LOW_MIB = 3072
+
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
@@ -55,6 +60,12 @@ class MachineSpec:
     #: Put the gdbstub at this unix socket, for a program that cannot inherit a connected socket. The directory has to
     #: exist and should be private (mode 0700): who can connect owns the guest, and under TCG the host user.
     gdb_socket: Path | None = None
+    #: Share the guest's RAM with this process: :attr:`emu.machine.Machine.ram`.
+    shared_ram: bool = False
+    #: MiB of RAM, at :attr:`reserved_addr`, that the kernel is told to leave alone (``memmap=``).
+    reserved_mib: int = 0
+    #: Let the guest wake this process by writing a byte to port 0xe9: :attr:`emu.machine.Machine.doorbell`.
+    doorbell: bool = False
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -74,6 +85,21 @@ class MachineSpec:
             raise SpecError("smp", f"{self.smp} vCPUs; 1 to 255 are possible")
         if self.accel not in ACCELS:
             raise SpecError("accel", f"{self.accel!r} is none of {', '.join(ACCELS)}")
+
+        # As much again has to stay on either side of it, for the kernel below and what QEMU loads at the top.
+        if self.reserved_mib % 2 or not 0 <= self.reserved_mib <= min(self.memory_mib, _LOW_MIB) // 4:
+            raise SpecError(
+                "reserved_mib", f"{self.reserved_mib} MiB; an even number up to a quarter of the memory can be reserved"
+            )
+
+    @property
+    def reserved_addr(self) -> int:
+        """Physical address of the reserved RAM, 2 MiB aligned.
+
+        In the middle: kernels are loaded at the bottom, and QEMU puts the initramfs and ACPI tables at the top (7.2
+        hw/i386/x86.c, ``x86_load_linux()``). Below 4 GiB a physical address is also the offset in the RAM file.
+        """
+        return min(self.memory_mib, _LOW_MIB) // 4 * 2 * _MIB & ~(2 * _MIB - 1)
 
     def _check_words(self) -> None:
         for word in self.cmdline:

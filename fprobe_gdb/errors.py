@@ -34,6 +34,12 @@
     │   ├── ProbeNotFound          -ENOENT
     │   ├── ProbeBusy              -EBUSY
     │   └── TooManySites           more functions than this dispatch can serve; has .count and .limit (-E2BIG)
+    ├── ZoneError                  the trampolines' landing zone cannot be had in this guest
+    ├── PlantRefused               a function cannot be given a trampoline; has .ip
+    │   ├── SiteUnmapped           its location is not mapped
+    │   ├── SiteNoFentry           it has no fentry instruction
+    │   ├── SiteInUse              the guest's own tracer holds its fentry instruction
+    │   └── SiteOutOfReach         a call from there does not reach the landing zone
     ├── GuestCallError             k.call() could not run a guest function, or it did not come back
     ├── GuestPanic                 the guest's kernel panicked; has .console_tail
     └── OutputError                events cannot be written out (disk full, ...); has .where
@@ -63,10 +69,15 @@ __all__ = [
     "MemoryFault",
     "OutputClosed",
     "OutputError",
+    "PlantRefused",
     "ProbeBusy",
     "ProbeError",
     "ProbeNotFound",
     "ProtocolError",
+    "SiteInUse",
+    "SiteNoFentry",
+    "SiteOutOfReach",
+    "SiteUnmapped",
     "StaleValue",
     "StateError",
     "SymbolAmbiguous",
@@ -84,6 +95,7 @@ __all__ = [
     "UsageError",
     "WaitTimeout",
     "WrongType",
+    "ZoneError",
 ]
 
 
@@ -353,6 +365,59 @@ class TooManySites(ProbeError):
         super().__init__(f"{count} functions match, but {why}")
         self.count = count
         self.limit = limit
+
+
+class ZoneError(FprobeGdbError):
+    """The landing zone of trampolines cannot be had in this guest. Nothing has been changed in it."""
+
+
+class PlantRefused(FprobeGdbError):
+    """A function cannot be given a trampoline. No function of the same request has been given one.
+
+    :param ip: its location.
+    """
+
+    def __init__(self, ip: int, why: str) -> None:
+        super().__init__(f"no trampoline can be planted at {ip:#x}: {why}")
+        self.ip = ip
+
+
+class SiteUnmapped(PlantRefused):
+    """The location is not mapped: the function's memory was freed, or the address belongs to no kernel."""
+
+    def __init__(self, ip: int) -> None:
+        super().__init__(ip, "there is no memory; was it freed after boot (__init), or its module unloaded?")
+
+
+class SiteNoFentry(PlantRefused):
+    """The function has no fentry instruction to replace."""
+
+    def __init__(self, ip: int, code: bytes) -> None:
+        super().__init__(
+            ip,
+            f"the code there ({code.hex(' ')}) is no fentry instruction; such functions need breakpoints "
+            '(--dispatch breakpoint, dispatch="breakpoint")',
+        )
+        self.code = code
+
+
+class SiteInUse(PlantRefused):
+    """The guest's own ftrace, kprobe or live patch holds the fentry instruction."""
+
+    def __init__(self, ip: int, to: int) -> None:
+        super().__init__(
+            ip,
+            f"the guest's own tracer has put a call to {to:#x} there; end it "
+            '(echo nop > /sys/kernel/tracing/current_tracer), or use breakpoints (--dispatch breakpoint)',
+        )
+        self.to = to
+
+
+class SiteOutOfReach(PlantRefused):
+    """The location is more than 2 GiB away from the landing zone."""
+
+    def __init__(self, ip: int, pad: int) -> None:
+        super().__init__(ip, f"the landing zone at {pad:#x} is more than 2 GiB away")
 
 
 class GuestCallError(FprobeGdbError):

@@ -38,6 +38,8 @@ class MissReason(Enum):
     EXIT_RECURSION = "exit-recursion"
     #: Several fprobes at one site: ftrace's list function dropped the hit, which the kernel does not count.
     LIST_RECURSION = "list-recursion"
+    #: Trampolines: the host did not answer in time, or too many calls were in flight, so the call was let through.
+    HOST_AWAY = "host-away"
 
 
 @dataclass(frozen=True, slots=True)

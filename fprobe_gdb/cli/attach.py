@@ -10,7 +10,7 @@ from fprobe_gdb.cli.exits import ExitCode
 from fprobe_gdb.cli.options import kernel_option
 from fprobe_gdb.cli.progress import working
 from fprobe_gdb.cli.sinks import FORMATS, open_sink
-from fprobe_gdb.dispatch.breakpoint import RunEnd
+from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.errors import TargetLost
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.session.guest import Kernel

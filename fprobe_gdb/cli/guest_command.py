@@ -11,7 +11,7 @@ import rich_click as click
 from emu.agent import RunningCommand
 from emu.deadline import Deadline
 from emu.errors import CommandTimeout
-from fprobe_gdb.dispatch.breakpoint import RunEnd
+from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.session.guest import Kernel
 
 __all__ = ["TakesGuestCommand", "follow", "shell_text"]

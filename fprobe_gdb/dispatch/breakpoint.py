@@ -13,11 +13,11 @@ Rule 3: the guest only runs inside :meth:`BreakpointDispatch.run`, and a handler
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from emu.deadline import Deadline
+from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.advance import advance, skip_length
 from fprobe_gdb.dispatch.clock import GuestClock
 from fprobe_gdb.dispatch.cpu_state import CpuState, PerCpuOffsets, read_cpu_state
@@ -30,17 +30,10 @@ from fprobe_gdb.probe.regs import PtRegs, Side
 from fprobe_gdb.registers import MASK64
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
 
-__all__ = ["BreakpointDispatch", "RunEnd"]
+__all__ = ["BreakpointDispatch"]
 
 # How long a running guest may take to stop when asked: on a loaded host a vCPU thread may have to be scheduled first.
 _STOP_SEC = 30.0
-
-
-class RunEnd(Enum):
-    """Why :meth:`BreakpointDispatch.run` came back."""
-
-    DONE = "done"
-    TIMEOUT = "timeout"
 
 
 # A hit whose handlers are running. ``landing`` is where a guest function that they call returns to.
@@ -173,10 +166,15 @@ class BreakpointDispatch:
             if watched != bool(self.core.calls_in_flight):
                 (self.plants.drop if watched else self.plants.add)(self.task_dead_ip, Role.TASK_DEAD)
 
+    def admit(self, ips: Collection[int]) -> None:
+        """See :meth:`.base.Dispatch.admit`: breakpoints can be anywhere."""
+
+    def withdraw(self) -> None:
+        """Remove all breakpoints."""
+        self.plants.clear()
+
     def close(self) -> None:
-        """Remove all breakpoints where the guest is there and stopped."""
-        if self.target.state is TargetState.STOPPED:
-            self.plants.clear()
+        """See :meth:`.base.Dispatch.close`: nothing is held."""
 
     # Section: hits
 
@@ -276,6 +274,28 @@ class BreakpointDispatch:
     def now_ns(self) -> int:
         """Guest time of the hit that is being handled, or of the stopped guest outside handlers."""
         return self._handling[-1].hit.time_ns if self._handling else self.clock.now_ns()
+
+    def read_memory(self, addr: int, size_bytes: int) -> bytes:
+        """Read guest virtual memory, as the vCPU of the hit that is being handled sees it.
+
+        :raise MemoryFault: when any of it is not mapped.
+        """
+        return self.target.read_memory(addr, size_bytes, vcpu=self._vcpu)
+
+    def write_memory(self, addr: int, data: bytes) -> None:
+        """Write guest virtual memory, in the same view.
+
+        :raise MemoryFault: when any of it is not mapped.
+        """
+        self.target.write_memory(addr, data, vcpu=self._vcpu)
+
+    def recover_return(self, slot_addr: int, value: int) -> int | None:
+        """What a return slot held before a dispatch replaced it: nothing is ever replaced here."""
+        return None
+
+    @property
+    def _vcpu(self) -> int:
+        return self._handling[-1].state.vcpu if self._handling else 0
 
     @property
     def in_handler(self) -> bool:

@@ -212,6 +212,11 @@ class ProbeCore:
         return self._returns.take()
 
     @property
+    def sites_changed(self) -> bool:
+        """Whether :meth:`take_site_changes` would give anything."""
+        return self._sites.changed
+
+    @property
     def calls_in_flight(self) -> int:
         """Nodes whose call has not returned."""
         return len(self._stacks)
@@ -238,8 +243,8 @@ class ProbeCore:
         # Several ftrace_ops on one function go through arch_ftrace_ops_list_func, which has a guard of its own.
         bit = self._guard.trylock(hit.task, hit.context, Group.LIST)
         if bit is None:
-            for ops in at_site:
-                self._lost(ops.fprobe, hit)
+            # The kernel forgets these hits; we count them beside nmissed, so that hits + nmissed + lost = calls.
+            self.lose(hit, MissReason.LIST_RECURSION)
             return
         try:
             for ops in at_site:
@@ -265,6 +270,17 @@ class ProbeCore:
         finally:
             self._stacks.unlink(hit.task, nodes)
             self._recycle(nodes)
+
+    def lose(self, hit: Hit, reason: MissReason) -> None:
+        """A probed function is entered, and the dispatch has to let it pass: count it for each fprobe there."""
+        for ops in self._at_site.get(hit.ip, ()):
+            self._lost(ops.fprobe, hit, reason)
+
+    def drop_call(self, task: int, frame: int, ret_addr: int) -> None:
+        """A call in flight has returned unseen: its nodes are free, its exit handlers do not run."""
+        nodes = self._stacks.at_frame(task, frame, ret_addr)
+        self._stacks.unlink(task, nodes)
+        self._recycle(nodes)
 
     def task_dead(self, task: int) -> None:
         """A task runs for the last time: its calls never return, their nodes are free (``rethook_flush_task()``)."""
@@ -398,12 +414,11 @@ class ProbeCore:
         if self.on_missed:
             self.on_missed(fprobe, entry_ip, hit, reason)
 
-    # The kernel forgets these hits; we count them beside nmissed, so that hits + nmissed + lost = calls.
-    def _lost(self, fprobe: Fprobe, hit: Hit) -> None:
+    def _lost(self, fprobe: Fprobe, hit: Hit, reason: MissReason) -> None:
         if not fprobe.disabled:
             fprobe.lost += 1
             if self.on_missed:
-                self.on_missed(fprobe, hit.ip, hit, MissReason.LIST_RECURSION)
+                self.on_missed(fprobe, hit.ip, hit, reason)
 
     def _recycle(self, nodes: list[RethookNode]) -> None:
         for node in nodes:

@@ -41,6 +41,11 @@ class RefCounts:
         self._touched.clear()
         return added, removed
 
+    @property
+    def changed(self) -> bool:
+        """Whether :meth:`take` would give anything."""
+        return any((addr in self._counts) != (addr in self._told) for addr in self._touched)
+
     def __len__(self) -> int:
         return len(self._counts)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from emu.agent import RunningCommand
 from emu.deadline import Deadline
 from emu.errors import CommandTimeout
-from fprobe_gdb.dispatch.breakpoint import RunEnd
+from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.probe.fprobe import FPROBE_FL_ANY_FUNCTION, Fprobe
 from fprobe_gdb.session.guest import Kernel
 

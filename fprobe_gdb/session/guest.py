@@ -31,7 +31,8 @@ from emu.agent import CommandResult, RunningCommand
 from emu.deadline import Deadline
 from emu.errors import AgentLost, BootTimeout, CommandTimeout, GuestLostError, GuestPanicError
 from emu.machine import Machine
-from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch, RunEnd
+from fprobe_gdb.dispatch.base import Dispatch, RunEnd
+from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
 from fprobe_gdb.errors import GuestPanic, ImageError, MemoryFault, StateError, TargetLost, TransportError, UsageError
 from fprobe_gdb.events import MissReason
@@ -43,6 +44,7 @@ from fprobe_gdb.session.attached import AttachedMachine, connect
 from fprobe_gdb.session.boot import start
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
+from fprobe_gdb.session.trampolines import open_trampolines
 from fprobe_gdb.session.sigint import deferred_sigint
 from fprobe_gdb.session.view import GuestView
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
@@ -73,7 +75,8 @@ class Kernel(GuestView):
         self._settled = False
         self._core = ProbeCore(self.records, options.smp, admit=self._admit, on_missed=self._missed)
         percpu = knowledge.percpu
-        self._dispatch = BreakpointDispatch(
+        # Until the guest is up; then perhaps another one.
+        self._dispatch: Dispatch = BreakpointDispatch(
             target,
             self._core,
             PerCpuOffsets(percpu.current_task, percpu.preempt_count, percpu.current_kprobe),
@@ -162,6 +165,7 @@ class Kernel(GuestView):
             TargetState.RUNNING,
         ):
             self.target.detach()
+        self._dispatch.close()
         self.target.close()
         self.machine.shutdown()
 
@@ -350,7 +354,9 @@ class Kernel(GuestView):
     @property
     def dispatch_name(self) -> str:
         """How hits reach handlers, for people: ``"breakpoint (gdb, sw)"``."""
-        return f"{self._dispatch.name} ({self.target.name}, {self.options.breakpoint})"
+        if isinstance(self._dispatch, BreakpointDispatch):
+            return f"{self._dispatch.name} ({self.target.name}, {self.options.breakpoint})"
+        return f"{self._dispatch.name} ({self.target.name})"
 
     # Private parts
 
@@ -372,13 +378,26 @@ class Kernel(GuestView):
         self.slide, self._settled = slide, True
         self.symbols = symbols.slid(slide)
         self.records.booted(slide)
+        self._choose_dispatch()
         self._dispatch.task_dead_ip = self._task_dead_ip()
         self._core.possible_cpus = self._possible_cpus()
+
+    # The guest is up: pads can be mapped now.
+    def _choose_dispatch(self) -> None:
+        if self.options.dispatch == "breakpoint" or not isinstance(self.machine, Machine):
+            return
+        if self._core.fprobes:
+            if self.options.dispatch == "trampoline":
+                raise UsageError("probes of a guest that has not booted need breakpoints: boot with dispatch='auto'")
+            return
+        self._dispatch = open_trampolines(self.machine, self.target, self._core, self.symbols, self.knowledge.percpu)
 
     def _admit(self, ips: Collection[int], planted: Collection[int]) -> None:
         if self.options.kaslr and not self._settled:
             raise UsageError("with KASLR nobody knows where functions are before the guest is up; boot without it")
-        self.options.check_sites(len({*ips, *planted}))
+        if isinstance(self._dispatch, BreakpointDispatch):
+            self.options.check_sites(len({*ips, *planted}))
+        self._dispatch.admit(ips)
 
     def _missed(self, fprobe: Fprobe, entry_ip: int, hit: Hit, reason: MissReason) -> None:
         if self.on_missed:

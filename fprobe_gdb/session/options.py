@@ -14,10 +14,14 @@ from images.catalog import load as load_catalog
 from images.initramfs import build as build_initramfs
 from images.progress import Report
 
-__all__ = ["BACKENDS", "DEFAULT_MAX_SITES", "BootOptions"]
+__all__ = ["BACKENDS", "DISPATCHES", "DEFAULT_MAX_SITES", "BootOptions"]
 
 #: How the guest is driven: through the gdb program, or by our own client of the remote protocol.
 BACKENDS = ("gdb", "rsp")
+#: How hits reach handlers; ``auto`` takes trampolines where the guest can have them.
+DISPATCHES = ("auto", "breakpoint", "trampoline")
+# The landing zone: code, data, and a ring of records.
+_ZONE_MIB = 20
 #: Functions that breakpoints serve by default. Each armed breakpoint slows the whole guest under TCG.
 DEFAULT_MAX_SITES = 256
 
@@ -35,6 +39,8 @@ class BootOptions:
     memory_mib: int = 512
     #: One of :data:`BACKENDS`.
     backend: str = "gdb"
+    #: One of :data:`DISPATCHES`.
+    dispatch: str = "breakpoint"
     #: ``"sw"`` or ``"hw"``.
     breakpoint: str = "sw"
     #: ``"tcg"``, ``"mttcg"`` (one host thread a vCPU) or ``"kvm"``.
@@ -57,6 +63,8 @@ class BootOptions:
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:
             raise UsageError(f"backend {self.backend!r} is none of {', '.join(BACKENDS)}")
+        if self.dispatch not in DISPATCHES:
+            raise UsageError(f"dispatch {self.dispatch!r} is none of {', '.join(DISPATCHES)}")
         kinds = [kind.value for kind in BreakpointKind]
         if self.breakpoint not in kinds:
             raise UsageError(f"breakpoint {self.breakpoint!r} is none of {', '.join(kinds)}")
@@ -110,5 +118,8 @@ class BootOptions:
             data_dirs=data_dirs,
             extra_args=self.extra_args,
             start_stopped=True,
+            shared_ram=self.dispatch != "breakpoint",
+            reserved_mib=min(_ZONE_MIB, self.memory_mib // 4 & ~1) if self.dispatch != "breakpoint" else 0,
+            doorbell=self.dispatch != "breakpoint",
             gdb_socket=gdb_socket,
         )

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from functools import cached_property
 
-from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
+from fprobe_gdb.dispatch.base import Dispatch
 from fprobe_gdb.errors import BtfError, MemoryFault, TypeLookupError
 from fprobe_gdb.kernel.btf import Btf, FuncProto
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
@@ -47,7 +47,7 @@ class GuestView:
         self.records = records
         #: How far KASLR has moved the kernel from its link addresses.
         self.slide = 0
-        self._dispatch: BreakpointDispatch
+        self._dispatch: Dispatch
         self._protos: dict[str, FuncProto | None] = {}
         self._task: tuple[tuple[int, int], Task] | None = None
 
@@ -103,7 +103,7 @@ class GuestView:
 
         :raise MemoryFault: when any of it is not mapped.
         """
-        return self.target.read_memory(addr & MASK64, size_bytes, vcpu=self.cpu)
+        return self._dispatch.read_memory(addr & MASK64, size_bytes)
 
     def read_u64(self, addr: int) -> int:
         """Read an ``u64`` (or a pointer)."""
@@ -138,7 +138,7 @@ class GuestView:
 
         :raise MemoryFault: when any of it is not mapped.
         """
-        self.target.write_memory(addr & MASK64, data, vcpu=self.cpu)
+        self._dispatch.write_memory(addr & MASK64, data)
 
     # Section: stacks
 
@@ -157,7 +157,8 @@ class GuestView:
 
         :param limit: at most so many frames.
         """
-        return self.unwinder.walk(self._dispatch.current.registers, self.read_memory, limit=limit)
+        registers = self._dispatch.current.registers
+        return self.unwinder.walk(registers, self.read_memory, limit=limit, recover=self._dispatch.recover_return)
 
     # Section: types
 

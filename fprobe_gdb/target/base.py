@@ -125,6 +125,13 @@ class Target(Protocol):
         """
         ...
 
+    def write_many(self, requests: Sequence[tuple[int, bytes]], *, vcpu: int = 0) -> None:
+        """Write several (address, bytes) pieces, pipelined where the debugger can. Code may be among them.
+
+        :raise MemoryFault: when one is not mapped; others may have been written.
+        """
+        ...
+
     def read_physical(self, addr: int, size_bytes: int) -> bytes:
         """Read guest physical memory, device registers included, of the stopped guest.
 

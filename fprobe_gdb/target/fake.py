@@ -195,6 +195,11 @@ class FakeTarget:
         _check_range(addr, len(data))
         self.memory.write(addr, data)
 
+    def write_many(self, requests: Sequence[tuple[int, bytes]], *, vcpu: int = 0) -> None:
+        """Write several pieces."""
+        for addr, data in requests:
+            self.write_memory(addr, data, vcpu=vcpu)
+
     def read_physical(self, addr: int, size_bytes: int) -> bytes:
         """Read guest physical memory or a device."""
         self._need(TargetState.STOPPED, "reading physical memory")

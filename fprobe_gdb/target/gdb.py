@@ -41,6 +41,8 @@ __all__ = ["GdbTarget"]
 
 _WRITABLE = frozenset((*GENERAL_REGISTERS, "ip", "flags"))
 #: How long a running guest may take to stop when we need it stopped ourselves, in seconds.
+# Commands in flight at once: their results have to fit into the pipe while we still send.
+_WRITE_BATCH = 128
 _STOP_SEC = 10.0
 #: Bytes that one read command asks for.
 _READ_BYTES = 1 << 16
@@ -187,6 +189,23 @@ class GdbTarget:
         self._exchange()
         if any(result.error is not None for result in results):
             raise MemoryFault(addr, len(data), "write")
+
+    def write_many(self, requests: Sequence[tuple[int, bytes]], *, vcpu: int = 0) -> None:
+        """Write several pieces, of at most 2048 bytes each, in pipelined exchanges."""
+        self._need_stopped("writing memory")
+        thread = self._threads[self._known(vcpu)]
+        for begin in range(0, len(requests), _WRITE_BATCH):
+            batch = requests[begin : begin + _WRITE_BATCH]
+            results = []
+            for addr, data in batch:
+                _check_range(addr, len(data))
+                results.append(
+                    self._session.queue(f"-data-write-memory-bytes --thread {thread} {addr:#x} {data.hex()}")
+                )
+            self._exchange()
+            for (addr, data), result in zip(batch, results, strict=True):
+                if result.error is not None:
+                    raise MemoryFault(addr, len(data), "write")
 
     def read_physical(self, addr: int, size_bytes: int) -> bytes:
         """Read guest physical memory, device registers included. QEMU reads zeros where nothing answers."""

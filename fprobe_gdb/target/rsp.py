@@ -41,6 +41,8 @@ __all__ = ["RspTarget"]
 _WRITABLE = frozenset((*GENERAL_REGISTERS, "ip", "flags"))
 _BREAKPOINT_TYPE = {BreakpointKind.SOFTWARE: 0, BreakpointKind.HARDWARE: 1}
 #: How long a running guest may take to stop when we need it stopped ourselves, in seconds.
+# Packets in flight at once: their replies have to fit into the socket's buffer while we still send.
+_WRITE_BATCH = 512
 _STOP_SEC = 10.0
 #: vCPUs that QEMU can have; a longer thread list is a broken stub.
 _MAX_VCPUS = 4096
@@ -134,6 +136,20 @@ class RspTarget:
             if reply.startswith(b"E"):
                 raise MemoryFault(addr, len(data), "write")
             _check_ok(reply, "writing memory")
+
+    def write_many(self, requests: Sequence[tuple[int, bytes]], *, vcpu: int = 0) -> None:
+        """Write several pieces, of at most half a packet each, in pipelined exchanges."""
+        self._need_stopped("writing memory")
+        self._select_later(self._known(vcpu))
+        for begin in range(0, len(requests), _WRITE_BATCH):
+            batch = requests[begin : begin + _WRITE_BATCH]
+            for addr, data in batch:
+                _check_range(addr, len(data))
+            writes = [Request(b"M%x,%x:%b" % (addr, len(data), data.hex().encode())) for addr, data in batch]
+            for (addr, data), reply in zip(batch, self._exchange(*writes), strict=True):
+                if reply.startswith(b"E"):
+                    raise MemoryFault(addr, len(data), "write")
+                _check_ok(reply, "writing memory")
 
     def read_physical(self, addr: int, size_bytes: int) -> bytes:
         """Read guest physical memory, device registers included. QEMU reads zeros where nothing answers."""

@@ -15,7 +15,7 @@ from emu.deadline import Deadline
 from emu.machine import Machine
 from emu.spec import MachineSpec
 from fprobe_gdb import Fprobe, Kernel
-from fprobe_gdb.dispatch.breakpoint import RunEnd
+from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.errors import ImageError, TransportError, UsageError
 from images.initramfs import build
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from fprobe_gdb import FPROBE_FL_ANY_FUNCTION, FPROBE_FL_KPROBE_SHARED, EntryData, Fprobe, Kernel, PtRegs
-from fprobe_gdb.dispatch.breakpoint import RunEnd
+from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.errors import GuestCallError, InvalidProbe, MemoryFault, TooManySites
 from fprobe_gdb.events import MissReason
 from tests.integration.guest_calls import TRIGGER, in_handler

@@ -16,7 +16,7 @@ from emu.agent import CommandResult
 from emu.deadline import Deadline
 from emu.errors import AgentLost, CommandTimeout
 from fprobe_gdb.cli.guest_command import TakesGuestCommand, follow, shell_text
-from fprobe_gdb.dispatch.breakpoint import RunEnd
+from fprobe_gdb.dispatch.base import RunEnd
 
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
 

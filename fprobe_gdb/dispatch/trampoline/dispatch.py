@@ -1,0 +1,506 @@
+"""The trampoline dispatch, call mode: probed functions call a pad of ours, which asks the host and goes on.
+
+The guest runs on while a handler runs; only the vCPU of the hit waits. The host looks for posted slots as long as hits
+come close together, and sleeps until the guest rings otherwise.
+
+Rule 1: text is only written while the guest is stopped.
+Rule 2: an answer is the last thing that is done about a hit: what the handlers asked for (probes planted or removed, a
+stop) is done by then, so that the vCPU runs into a world in which it holds.
+Rule 3: a return belongs to the node whose stub it comes through. Frames are those of the probe core.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from emu.deadline import Deadline
+from fprobe_gdb.dispatch.base import RunEnd
+from fprobe_gdb.dispatch.clock import GuestClock
+from fprobe_gdb.dispatch.cpu_state import CpuState, PerCpuOffsets
+from fprobe_gdb.dispatch.trampoline.pads import CallPads, Kind, call_pads
+from fprobe_gdb.dispatch.trampoline.planter import Planter
+from fprobe_gdb.dispatch.trampoline.returns import Returns
+from fprobe_gdb.dispatch.trampoline.slots import Posted, Slots
+from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
+from fprobe_gdb.dispatch.trampoline.zone import Zone
+from fprobe_gdb.errors import GuestCallError, MemoryFault, PlantRefused, StateError, WaitTimeout
+from fprobe_gdb.events import MissReason
+from fprobe_gdb.probe.core import Hit, ProbeCore
+from fprobe_gdb.probe.recursion import context_of
+from fprobe_gdb.probe.regs import PtRegs, Side
+from fprobe_gdb.registers import ARGUMENT_REGISTERS, MASK64, REGISTERS
+from fprobe_gdb.target.base import Target, TargetState
+from fprobe_gdb.target.guest_ram import GuestRam
+
+__all__ = ["DEFAULT_BOUND_SEC", "TrampolineDispatch"]
+
+#: How long a pad waits for the host before it lets its call through.
+DEFAULT_BOUND_SEC = 10.0
+_STOP_SEC = 30.0
+# How long to look for the next hit before going to sleep, and how often to look at everything else meanwhile.
+_SPIN_NS = 30_000
+_LOOK_ROUND_NS = 2_000_000
+_FENTRY_BYTES = 5
+
+
+@dataclass(slots=True)
+class _Handling:
+    posted: Posted
+    state: CpuState
+    hit: Hit
+
+
+class TrampolineDispatch:
+    """Feeds the hits of one guest to one probe core.
+
+    :param target: the guest, stopped: for planting, stopping and resuming.
+    :param ram: its memory, shared.
+    :param zone: mapped, and not used by anybody else.
+    :param doorbell: what the guest's writes to the doorbell port come out of.
+    :param kernel_cr3: physical address of a page table root that stays and maps the kernel.
+    """
+
+    name = "trampoline"
+
+    def __init__(
+        self,
+        target: Target,
+        core: ProbeCore,
+        ram: GuestRam,
+        zone: Zone,
+        doorbell: socket.socket,
+        *,
+        kernel_cr3: int,
+        offsets: PerCpuOffsets,
+        cpu_number: int | None,
+        fentry_addr: int | None,
+        tsc_khz: int,
+        task_dead_ip: int | None = None,
+        bound_sec: float = DEFAULT_BOUND_SEC,
+    ) -> None:
+        self.target = target
+        self.core = core
+        self.ram = ram
+        self.zone = zone
+        self.clock = GuestClock(target)
+        self.stopped_ns = 0
+        self.epoch = 0
+        self.task_dead_ip = task_dead_ip
+        self.pads: CallPads = call_pads(zone, offsets, cpu_number)
+        self._kernel_cr3 = kernel_cr3
+        self.planter = Planter(target, lambda *where: ram.read(kernel_cr3, *where), self.pads.entry, fentry_addr)
+        self.returns = Returns(ram, zone)
+        self._tsc = TscClock(tsc_khz)
+        self._slots = Slots(ram, zone)
+        self._doorbell = doorbell
+        self._doorbell.setblocking(False)
+        self._wanted: set[int] = set()
+        self._handling: list[_Handling] = []
+        self._failure: BaseException | None = None
+        self._stop_requested = False
+        self._lost_seen = 0
+        self._resumed = (0, 0)
+        self._furnish(bound_sec)
+
+    # Write code and words into the zone. Nobody has executed anything there.
+    def _furnish(self, bound_sec: float) -> None:
+        zone, ram = self.zone, self.ram
+        ram.write_physical(zone.physical, bytes(zone.size_bytes))
+        ram.write_physical(zone.physical_of(zone.code), self.pads.code)
+        ram.write_physical(zone.physical_of(zone.stubs), self.pads.stubs(zone))
+        self._set_word(Zone.BOUND_TSC, self._tsc.counts(int(bound_sec * 1e9)))
+
+    # Section: running the guest
+
+    def run(self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int] = ()) -> RunEnd:
+        """See :meth:`.base.Dispatch.run`."""
+        self._stop_requested = False
+        try:
+            return self._run(deadline, done, wake)
+        finally:
+            if self.target.state is TargetState.STOPPED:
+                self._settle_lost()
+            if failure := self._failure:
+                self._failure = None
+                raise failure
+
+    def _run(self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int]) -> RunEnd:
+        self.sync()
+        self._drain()
+        while self._failure is None and not self._stop_requested and not done():
+            if deadline.expired:
+                return RunEnd.TIMEOUT
+            self._resume()
+            end = self._serve(deadline, done, wake)
+            if self.target.state is TargetState.RUNNING:
+                self._halt()
+                if not self._stop_requested and self._failure is None:
+                    self._drain()
+            if end is not None:
+                return end
+        return RunEnd.DONE
+
+    def stop(self) -> None:
+        """See :meth:`.base.Dispatch.stop`."""
+        self._stop_requested = True
+
+    # Handle hits of the running guest. None: it is stopped, or to be stopped, and the caller has to see why.
+    def _serve(
+        self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int], until: Callable[[], bool] | None = None
+    ) -> RunEnd | None:
+        now_ns = time.monotonic_ns()
+        last_hit_ns = last_look_ns = now_ns
+        while True:
+            slot = self._slots.next_posted() if until is None or not until() else -1
+            if slot is not None:
+                if slot < 0:
+                    return None
+                self._handle(slot)
+                if self._ends_serving:
+                    return None
+                last_hit_ns = now_ns = time.monotonic_ns()
+                if now_ns - last_look_ns < _LOOK_ROUND_NS:
+                    continue
+            else:
+                now_ns = time.monotonic_ns()
+            if now_ns - last_hit_ns < _SPIN_NS and now_ns - last_look_ns < _LOOK_ROUND_NS:
+                # QEMU may be waiting for this very CPU.
+                os.sched_yield()
+                continue
+            idle = slot is None and now_ns - last_hit_ns >= _SPIN_NS
+            if (end := self._look_round(deadline, done, wake, idle)) is not True:
+                return end
+            last_look_ns = time.monotonic_ns()
+            if idle:
+                last_hit_ns = last_look_ns
+
+    @property
+    def _ends_serving(self) -> bool:
+        return self.target.state is not TargetState.RUNNING or self._failure is not None or self._stop_requested
+
+    # True: go on. Else as _serve().
+    def _look_round(
+        self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int], idle: bool
+    ) -> RunEnd | None | bool:
+        self._drain_doorbell()
+        if self._word(Zone.HOST_AWAY):
+            self._set_word(Zone.HOST_AWAY, 0)
+        if idle:
+            self._set_word(Zone.HOST_SLEEPS, 1)
+        try:
+            sleeping = idle and self._slots.next_posted() is None
+            stop = self.target.wait(deadline if sleeping else Deadline(0), (*wake, self._doorbell.fileno()))
+            if stop is not None:
+                return None
+        except WaitTimeout:
+            if deadline.expired:
+                return RunEnd.TIMEOUT
+        finally:
+            if idle:
+                self._set_word(Zone.HOST_SLEEPS, 0)
+        return RunEnd.DONE if done() else True
+
+    def _resume(self) -> None:
+        # Where the counter stands against guest time is only known by waiting for a hit.
+        self._resumed = (self.clock.now_ns(), time.monotonic_ns())
+        self._tsc.forget()
+        self.epoch += 1
+        self.target.resume()
+
+    def _halt(self) -> None:
+        self.target.interrupt()
+        self.target.wait(Deadline(_STOP_SEC))
+        self.clock.ran(time.monotonic_ns() - self._resumed[1])
+
+    # Handle what has been posted in a stopped guest.
+    def _drain(self) -> None:
+        while not self._stop_requested and self._failure is None and (slot := self._slots.next_posted()) is not None:
+            self._handle(slot)
+
+    def sync(self) -> None:
+        """Plant what the core asks for now, and remove what it does not. The guest is stopped.
+
+        :raise PlantRefused: when a location cannot be planted.
+        """
+        added, removed = self.core.take_site_changes()
+        self.core.take_return_changes()
+        self._wanted = (self._wanted | added) - removed
+        wanted = set(self._wanted)
+        if self.task_dead_ip is not None and (self._wanted or len(self.returns)):
+            wanted.add(self.task_dead_ip)
+        self.planter.unplant(set(self.planter.ips) - wanted)
+        self.planter.plant(wanted)
+
+    def admit(self, ips: Collection[int]) -> None:
+        """See :meth:`.base.Dispatch.admit`."""
+        self.planter.check(ips)
+
+    def withdraw(self) -> None:
+        """Take everything out of the stopped guest: sites get their bytes back, return slots their addresses."""
+        self.planter.unplant_all()
+        for call in self.returns.all():
+            stub = self.zone.stub(call.node).to_bytes(8, "little")
+            with contextlib.suppress(MemoryFault):
+                # The stack of a task that is gone may be, too.
+                if self.ram.read(self._kernel_cr3, call.frame, 8) == stub:
+                    self.ram.write(self._kernel_cr3, call.frame, call.ret_addr.to_bytes(8, "little"))
+            self.returns.free(call)
+
+    def close(self) -> None:
+        """Let go of the guest's memory. May be called twice."""
+        self.ram.close()
+
+    # Section: hits
+
+    def _handle(self, slot: int) -> None:
+        posted = self._slots.take(slot)
+        if posted is None:
+            return
+        started_ns = time.monotonic_ns()
+        self.epoch += 1
+        if posted.kind is Kind.EXIT:
+            self._exit(posted)
+        else:
+            self._entry(posted)
+        if not self._handling:
+            self.stopped_ns += time.monotonic_ns() - started_ns
+
+    def _entry(self, posted: Posted) -> None:
+        hooked = self.returns.find(posted.ret_ip)
+        ret_ip = hooked.ret_addr if hooked else posted.ret_ip
+        regs = PtRegs(posted.registers, Side.ENTRY, posted.ip + _FENTRY_BYTES, ret_ip)
+        hit = self._hit(posted, regs, posted.ip, posted.sp, ret_ip)
+        if self.returns.full:
+            self.core.lose(hit, MissReason.HOST_AWAY)
+        else:
+            self._give(self.core.entry, posted, hit)
+        if posted.ip == self.task_dead_ip:
+            self.core.task_dead(posted.task)
+            for call in self.returns.of_task(posted.task):
+                self.returns.free(call)
+        new_ret = posted.ret_ip
+        if hooked is None and self.core.is_exit(posted.task, posted.sp, ret_ip):
+            new_ret = self.returns.hook(ret_ip, posted.sp, posted.task)
+        writes = regs.take_effective_writes()
+        to, sp = writes.pop("ip", None), writes.pop("sp", None)
+        if sp is not None:
+            # The call is skipped: its return happens now, through the stub where somebody waits for it.
+            to = new_ret
+        self._finish(posted, writes, to=to, new_ret=new_ret, sp=sp)
+
+    def _exit(self, posted: Posted) -> None:
+        call = self.returns.find(posted.ip - _FENTRY_BYTES)
+        if call is None:
+            # Its node was given to nobody: the task was taken for dead. The pad knows the way.
+            self._slots.go_on(posted.slot)
+            return
+        # Exit handlers run at the return address, with the stack pointer of the caller.
+        posted.registers["ip"] = call.ret_addr
+        regs = PtRegs(posted.registers, Side.EXIT, call.ret_addr, call.ret_addr)
+        hit = self._hit(posted, regs, call.ret_addr, call.frame, call.ret_addr)
+        if self.core.is_exit(posted.task, call.frame, call.ret_addr):
+            self._give(self.core.exit, posted, hit)
+        writes = regs.take_effective_writes()
+        self.returns.free(call)
+        self._finish(posted, writes, to=call.ret_addr)
+
+    def _hit(self, posted: Posted, regs: PtRegs, ip: int, frame: int, ret_ip: int) -> Hit:
+        return Hit(
+            ip=ip,
+            ret_ip=ret_ip,
+            frame=frame,
+            task=posted.task,
+            cpu=posted.cpu,
+            regs=regs,
+            context=context_of(posted.preempt_count),
+            kprobe_running=bool(posted.kprobe),
+            time_ns=self._time_ns(posted.tsc),
+        )
+
+    def _time_ns(self, tsc: int) -> int:
+        if not self._tsc.anchored:
+            base_ns, resumed_ns = self._resumed
+            ran_ns = time.monotonic_ns() - resumed_ns if self.target.state is TargetState.RUNNING else 0
+            self._tsc.anchor(tsc, base_ns + ran_ns)
+        self.clock.last_ns = max(self.clock.last_ns, self._tsc.time_ns(tsc))
+        return self.clock.last_ns
+
+    # Let the core call the handlers of a hit. What they raise is kept for run(), the first one wins.
+    def _give(self, feed: Callable[[Hit], None], posted: Posted, hit: Hit) -> None:
+        self._handling.append(_Handling(posted, _cpu_state(posted), hit))
+        try:
+            feed(hit)
+        except BaseException as error:
+            if self.target.state not in (TargetState.STOPPED, TargetState.RUNNING):
+                raise
+            self._fail(error)
+        finally:
+            self._handling.pop()
+
+    # Rule 2.
+    def _finish(
+        self, posted: Posted, writes: dict[str, int], *, to: int | None, new_ret: int | None = None,
+        sp: int | None = None,
+    ) -> None:  # fmt: skip
+        halts = self._stop_requested or self._failure is not None
+        if (halts or self.core.sites_changed) and self.target.state is TargetState.RUNNING:
+            self._halt()
+            self._sync_or_fail()
+        self._slots.write_registers(posted.slot, writes)
+        self._slots.go_on(posted.slot, to=to, new_ret=new_ret, sp=sp)
+
+    # A handler has registered what cannot be planted: that fails the run, and the guest goes on without probes.
+    def _sync_or_fail(self) -> None:
+        try:
+            self.sync()
+        except PlantRefused as error:
+            self._fail(error)
+            self.sync()
+
+    def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        self.core.unregister_all()
+
+    # Section: calls that were let through without us
+
+    # Count them where they belong.
+    def _settle_lost(self) -> None:
+        entries = self._word(Zone.LOST_ENTRIES)
+        for number in range(self._lost_seen, entries):
+            ip = self._word(Zone.LOST_LOG + 8 * number) - _FENTRY_BYTES if number < Zone.LOST_LOG_WORDS else 0
+            regs = PtRegs(dict.fromkeys(REGISTERS, 0), Side.ENTRY, ip, 0)
+            self.core.lose(Hit(ip, 0, 0, 0, 0, regs, time_ns=self.clock.last_ns), MissReason.HOST_AWAY)
+        self._lost_seen = entries
+        for call in self.returns.take_ended():
+            self.core.drop_call(call.task, call.frame, call.ret_addr)
+
+    def _word(self, offset: int) -> int:
+        begin = self.ram.offset(self.zone.physical_of(self.zone.word(offset)))
+        return int.from_bytes(self.ram.view[begin : begin + 8], "little")
+
+    def _set_word(self, offset: int, value: int) -> None:
+        begin = self.ram.offset(self.zone.physical_of(self.zone.word(offset)))
+        self.ram.view[begin : begin + 8] = value.to_bytes(8, "little")
+
+    def _drain_doorbell(self) -> None:
+        if select.select([self._doorbell], [], [], 0)[0]:
+            self._doorbell.recv(4096)
+
+    # Section: for handlers
+
+    @property
+    def current(self) -> CpuState:
+        """See :meth:`.base.Dispatch.current`."""
+        if not self._handling:
+            raise StateError("this", "not in a handler", "in a handler")
+        return self._handling[-1].state
+
+    @property
+    def in_handler(self) -> bool:
+        """See :meth:`.base.Dispatch.in_handler`."""
+        return bool(self._handling)
+
+    def now_ns(self) -> int:
+        """See :meth:`.base.Dispatch.now_ns`."""
+        return self._handling[-1].hit.time_ns if self._handling else self.clock.now_ns()
+
+    def read_memory(self, addr: int, size_bytes: int) -> bytes:
+        """See :meth:`.base.Dispatch.read_memory`."""
+        if self._handling:
+            return self.ram.read(self._handling[-1].posted.cr3, addr, size_bytes)
+        return self.target.read_memory(addr, size_bytes)
+
+    def write_memory(self, addr: int, data: bytes) -> None:
+        """See :meth:`.base.Dispatch.write_memory`."""
+        if self._handling:
+            self.ram.write(self._handling[-1].posted.cr3, addr, data)
+        else:
+            self.target.write_memory(addr, data)
+
+    def recover_return(self, slot_addr: int, value: int) -> int | None:
+        """See :meth:`.base.Dispatch.recover_return`."""
+        call = self.returns.find(value)
+        return call.ret_addr if call is not None and call.frame == slot_addr else None
+
+    def call(self, addr: int, args: tuple[int, ...], deadline: Deadline) -> int:
+        """See :meth:`.base.Dispatch.call`."""
+        if not self._handling:
+            raise GuestCallError("a guest function can only be called from a handler")
+        if len(args) > len(ARGUMENT_REGISTERS):
+            raise GuestCallError(f"a guest call takes at most {len(ARGUMENT_REGISTERS)} arguments, not {len(args)}")
+        handling, failure = self._handling[-1], self._failure
+        posted = handling.posted
+        stopped = self.target.state is TargetState.STOPPED
+        if self.core.sites_changed:
+            if not stopped:
+                self._halt()
+                stopped = True
+            self.sync()
+        values = dict(zip(ARGUMENT_REGISTERS, (arg & MASK64 for arg in args), strict=False))
+        self._slots.call(posted.slot, addr, values)
+        result = self._await_call(handling, addr, deadline)
+        if stopped and self.target.state is TargetState.RUNNING:
+            self._halt()
+        if self._failure is not None and self._failure is not failure:
+            # A handler of a hit inside the call raised; the call itself has come back.
+            raise self._failure
+        return result
+
+    def _await_call(self, handling: _Handling, addr: int, deadline: Deadline) -> int:
+        slot = handling.posted.slot
+        while not self._slots.is_posted(slot):
+            if deadline.expired:
+                raise GuestCallError(f"the function at {addr:#x} has not come back after {deadline.seconds:g} s")
+            if self.target.state is TargetState.STOPPED:
+                self._resume_nested()
+            self._serve_nested(slot, deadline)
+        done = self._slots.take(slot)
+        if done is None or done.kind is not Kind.CALLED:
+            raise GuestCallError(f"the call of {addr:#x} got lost: its pad did not wait any longer")
+        # All registers as they were before the call; where the task runs may have changed.
+        posted = handling.posted
+        registers = {name: value for name, value in posted.registers.items() if name not in ("ip", "sp")}
+        self._slots.write_registers(slot, registers)
+        posted.cpu, posted.cr3 = done.cpu, done.cr3
+        handling.state = _cpu_state(posted)
+        return done.result
+
+    def _resume_nested(self) -> None:
+        self.epoch += 1
+        self.target.resume()
+
+    # Handle other hits until this slot is posted again. A stop that a nested handler asks for comes after the call.
+    def _serve_nested(self, slot: int, deadline: Deadline) -> None:
+        while not self._slots.is_posted(slot) and not deadline.expired:
+            other = self._slots.next_posted()
+            if other is not None and other != slot:
+                self._handle(other)
+            if self.target.state is not TargetState.RUNNING:
+                return
+            if other is None:
+                try:
+                    if self.target.wait(Deadline(0), ()) is not None:
+                        return
+                except WaitTimeout:
+                    pass
+
+
+def _cpu_state(posted: Posted) -> CpuState:
+    return CpuState(
+        vcpu=posted.cpu,
+        registers=posted.registers | {"cs": 0x10, "ss": 0x18, "cr3": posted.cr3},
+        task=posted.task,
+        preempt_count=posted.preempt_count,
+        kprobe_running=bool(posted.kprobe),
+        stack_word=posted.ret_ip,
+        code=b"",
+    )
+
+

@@ -1,0 +1,81 @@
+"""Mapping the zone into the kernel's address space, next to its text, by entries of its page-middle directory.
+
+The kernel's image is mapped by ``level2_kernel_pgt``, a table of 512 entries of 2 MiB that every page table root of the
+guest shares, since it is linked in below ``swapper_pg_dir[511]`` (arch/x86/kernel/head_64.S, 5.10 to 6.18). Entries
+behind the end of the image are empty and stay so: modules begin in the next table, or, without CONFIG_RANDOMIZE_BASE,
+at the middle of this one (``KERNEL_IMAGE_SIZE``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
+from fprobe_gdb.errors import ZoneError
+
+__all__ = ["IMAGE_BASE", "place_zone", "read_directory", "zone_entries"]
+
+#: ``__START_KERNEL_map``: the directory's first entry maps this address.
+IMAGE_BASE = 0xFFFFFFFF80000000
+_ENTRIES = 512
+# The smaller of the two values of KERNEL_IMAGE_SIZE (arch/x86/include/asm/page_64_types.h).
+_IMAGE_ENTRIES = 256
+# Between the image and the zone, so that an overrun of either hits an unmapped page.
+_GAP = 1
+
+# Intel SDM volume 3, 4.5: present, writable, accessed, dirty, 2 MiB page, global; not executable.
+_CODE = 0x1 | 0x20 | 0x40 | 0x80 | 0x100
+_DATA = _CODE | 0x2 | 1 << 63
+_PRESENT = 1
+_HUGE = 0x80
+_FRAME = 0x000F_FFFF_FFFF_F000
+
+ReadPhysical = Callable[[int, int], bytes]
+
+
+def read_directory(cr3: int, read_physical: ReadPhysical) -> tuple[int, list[int]]:
+    """Find the image's page-middle directory from a page table root: its physical address and its entries.
+
+    :raise ZoneError: when there is none.
+    """
+    table = cr3 & _FRAME
+    for shift in (39, 30):
+        place = table + (IMAGE_BASE >> shift & 511) * 8
+        entry = int.from_bytes(read_physical(place, 8), "little")
+        if not entry & _PRESENT or entry & _HUGE:
+            raise ZoneError(
+                f"cr3 {cr3:#x} leads to no page-middle directory for {IMAGE_BASE:#x}: the kernel has not set its page "
+                "tables up yet, or pages in five levels (start QEMU without la57)"
+            )
+        table = entry & _FRAME
+    data = read_physical(table, 8 * _ENTRIES)
+    return table, [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
+
+
+def place_zone(entries: Sequence[int], image_end: int, physical: int, size_bytes: int) -> Zone:
+    """Choose where the zone is mapped: in free entries behind the image, up to 1 GiB from its start.
+
+    :param entries: of the page-middle directory.
+    :param image_end: the kernel's ``_end``.
+    :param physical: where the zone is, 2 MiB aligned.
+    :raise ZoneError: when there is not enough room.
+    """
+    count = size_bytes // HUGE_BYTES
+    first = (image_end - IMAGE_BASE + HUGE_BYTES - 1) // HUGE_BYTES + _GAP
+    limit = _IMAGE_ENTRIES if first + count <= _IMAGE_ENTRIES else _ENTRIES
+    for start in range(first, limit - count + 1):
+        if not any(entries[start : start + count]):
+            code = IMAGE_BASE + start * HUGE_BYTES
+            return Zone(physical, size_bytes, code, code + HUGE_BYTES)
+    raise ZoneError(
+        f"there is no room for {size_bytes >> 20} MiB behind the kernel's image, which ends at {image_end:#x}; "
+        "ask for a smaller ring"
+    )
+
+
+def zone_entries(zone: Zone) -> tuple[int, bytes]:
+    """What maps the zone: the index of the first entry, and the entries."""
+    index = (zone.code - IMAGE_BASE) // HUGE_BYTES
+    values = [zone.physical | _CODE]
+    values += [zone.physical + at | _DATA for at in range(HUGE_BYTES, zone.size_bytes, HUGE_BYTES)]
+    return index, b"".join(value.to_bytes(8, "little") for value in values)

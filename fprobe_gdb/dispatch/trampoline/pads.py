@@ -1,0 +1,395 @@
+"""The pads of call mode: machine code that hands a hit to the host and waits for its answer. Pure.
+
+A pad is reached by ``call pad`` in place of a function's fentry NOP, or by the stub of a node in place of a return
+address. It takes a slot, puts all registers there, posts the slot, and waits. The host answers with registers, with
+where to go on, and with a return address to leave on the stack.
+
+What ftrace keeps, a pad keeps: interrupts stay as they are; preemption is off while the host is asked; no FPU register
+is touched; and it may be interrupted at each instruction by another hit, which takes another slot. It holds no lock.
+
+The guest outlives the host. A pad that has waited for :attr:`~.zone.Zone.BOUND_TSC` takes its slot back, counts the
+call as lost and lets it through, and so do all after it, until the host is back and clears ``HOST_AWAY``. Who may have
+the slot then is settled in the manner of Dekker: each side writes its word, and then reads the other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+
+from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
+from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at, gs, rip
+from fprobe_gdb.dispatch.trampoline.zone import MAX_NODES, NODE_BYTES, SLOT_BYTES, SLOTS, STUB_BYTES, Zone
+
+__all__ = ["DOORBELL_PORT", "SLOT_REGISTERS", "Action", "CallPads", "Field", "Kind", "NodeField", "State", "call_pads"]
+
+#: The port that wakes the host: QEMU's isa-debugcon.
+DOORBELL_PORT = 0xE9
+
+
+class State(IntEnum):
+    """A slot's state, one byte."""
+
+    FREE = 0
+    #: A pad is filling it.
+    OWNED = 1
+    #: The host's turn.
+    POSTED = 2
+    #: The pad's turn.
+    ANSWERED = 3
+    #: The pad wants to give up and looks whether the host has begun.
+    LEAVING = 4
+
+
+class Kind(IntEnum):
+    """What a posted slot is about."""
+
+    ENTRY = 1
+    EXIT = 2
+    #: A guest function that the host asked for has come back.
+    CALLED = 3
+
+
+class Action(IntEnum):
+    """What the host asks for."""
+
+    GO_ON = 0
+    CALL = 1
+
+
+class Field(IntEnum):
+    """Offsets in a slot, in bytes; 64-bit words."""
+
+    KIND = 0x00
+    ACTION = 0x08
+    #: Entry: the location. Exit: behind the call in the stub.
+    IP = 0x10
+    #: The stack pointer when the function was entered, or when it has returned. The host may change it.
+    SP = 0x18
+    #: Entry: the word at SP.
+    RET_IP = 0x20
+    #: Entry: what the word at SP shall be.
+    NEW_RET = 0x28
+    #: Where to go on.
+    TO = 0x30
+    TSC = 0x38
+    #: The host's claim: the TSC word of the hit that it handles.
+    TAKEN = 0x40
+    TASK = 0x48
+    PREEMPT_COUNT = 0x50
+    KPROBE = 0x58
+    CR3 = 0x60
+    CPU = 0x68
+    FLAGS = 0x70
+    #: :data:`SLOT_REGISTERS`, one word each.
+    REGISTERS = 0x78
+    FUNCTION = 0xF0
+    RESULT = 0xF8
+
+
+#: The order of the general registers in a slot.
+SLOT_REGISTERS = ("ax", "bx", "cx", "dx", "si", "di", "bp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
+assert Field.REGISTERS + 8 * len(SLOT_REGISTERS) <= Field.FUNCTION
+assert Field.RESULT + 8 <= SLOT_BYTES
+
+
+class NodeField(IntEnum):
+    """Offsets in a node, in bytes."""
+
+    RET_ADDR = 0x00
+    #: Set by a pad that let the return through without the host.
+    ENDED = 0x08
+
+
+# On the stack of a pad, from its stack pointer up, behind _save().
+_SAVED = ("si", "bx", "dx", "cx", "ax", "flags")
+_BELOW = 8 * len(_SAVED)
+# How often a pad waits for a host that has begun with its hit.
+_PATIENCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class CallPads:
+    """Code, from :attr:`Zone.code` on, and where its parts begin."""
+
+    code: bytes
+    #: What a planted location calls.
+    entry: int
+    #: What the stub of each node calls.
+    exit: int
+
+    def stubs(self, zone: Zone) -> bytes:
+        """The stubs of all nodes, from :attr:`Zone.stubs` on."""
+        made = bytearray()
+        for node in range(MAX_NODES):
+            stub = Asm(zone.stub(node))
+            stub.call(self.exit)
+            made += stub.finish().ljust(STUB_BYTES, b"\xcc")
+        return bytes(made)
+
+
+def call_pads(zone: Zone, offsets: PerCpuOffsets, cpu_number: int | None) -> CallPads:
+    """Assemble the pads.
+
+    :param offsets: where the guest's per-CPU variables are.
+    :param cpu_number: the same for the number of the CPU; None on a kernel for one CPU.
+    """
+    asm = Asm(zone.code)
+    pad = _Pad(asm, zone, offsets, cpu_number)
+    asm.label("entry")
+    pad.emit("entry.", Kind.ENTRY)
+    asm.label("exit")
+    pad.emit("exit.", Kind.EXIT)
+    code = asm.finish()
+    return CallPads(code, asm.address_of("entry"), asm.address_of("exit"))
+
+
+@dataclass(slots=True)
+class _Pad:
+    asm: Asm
+    zone: Zone
+    offsets: PerCpuOffsets
+    cpu_number: int | None
+
+    # r12 is the slot, r13 its state, r14 the deadline, r15 the patience left: functions that are called keep these.
+    def emit(self, scope: str, kind: Kind) -> None:
+        asm = self.asm
+        self._save()
+        self._take_slot(scope)
+        self._fill(kind)
+        self._preempt_count(asm.incl)
+        asm.label(scope + "post")
+        self._post_and_wait(scope)
+        asm.label(scope + "answered")
+        asm.cmpl_imm(at("r12", Field.ACTION), Action.CALL)
+        asm.jcc("e", scope + "call")
+        asm.label(scope + "leave")
+        self._preempt_count(asm.decl)
+        self._leave(kind)
+        asm.label(scope + "call")
+        self._call()
+        asm.jmp(scope + "post")
+        asm.label(scope + "give_up")
+        asm.movl_imm(rip(self.zone.word(Zone.HOST_AWAY)), 1)
+        self._count_lost(kind, at("r12", Field.TO))
+        if kind is Kind.EXIT:
+            self._find_node("cx", at("r12", Field.IP))
+            asm.mov_imm(at("cx", NodeField.ENDED), 1)
+        asm.jmp(scope + "leave")
+        asm.label(scope + "skip")
+        self._skip(kind)
+
+    def _save(self) -> None:
+        self.asm.pushfq()
+        for name in reversed(_SAVED[:-1]):
+            self.asm.push(name)
+
+    # Find a free slot, beginning with those of this CPU; `cx` is its number.
+    def _take_slot(self, scope: str) -> None:
+        asm, zone = self.asm, self.zone
+        asm.cmpl_imm(rip(zone.word(Zone.HOST_AWAY)), 0)
+        asm.jcc("ne", scope + "skip")
+        if self.cpu_number is None:
+            asm.xorl("cx", "cx")
+        else:
+            asm.movl("cx", gs(self.cpu_number))
+            asm.shl_imm("cx", 2)
+            asm.andl_imm("cx", SLOTS - 1)
+        asm.movl_imm("si", SLOTS)
+        asm.movl_imm("bx", State.OWNED)
+        asm.lea("dx", rip(zone.word(Zone.STATES)))
+        asm.label(scope + "next_slot")
+        asm.xorl("ax", "ax")
+        asm.lock_cmpxchgb(at("dx", 0, "cx"), "bx")
+        asm.jcc("e", scope + "got_slot")
+        asm.incl("cx")
+        asm.andl_imm("cx", SLOTS - 1)
+        asm.decl("si")
+        asm.jcc("ne", scope + "next_slot")
+        asm.jmp(scope + "skip")
+        asm.label(scope + "got_slot")
+        asm.lea("si", at("dx", 0, "cx"))
+        asm.shl_imm("cx", SLOT_BYTES.bit_length() - 1)
+        asm.lea("dx", rip(zone.slots))
+        asm.add("dx", "cx")
+
+    # `dx` is the slot and `si` its state. Everything that the function or its caller had in registers goes there.
+    def _fill(self, kind: Kind) -> None:
+        asm = self.asm
+        for name in SLOT_REGISTERS:
+            if name not in _SAVED:
+                asm.mov(at("dx", _register(name)), name)
+        asm.mov("r12", "dx")
+        asm.mov("r13", "si")
+        for index, name in enumerate(_SAVED):
+            asm.mov("ax", at("sp", 8 * index))
+            asm.mov(at("r12", Field.FLAGS if name == "flags" else _register(name)), "ax")
+        asm.mov_imm(at("r12", Field.KIND), kind)
+        asm.mov_imm(at("r12", Field.TAKEN), 0)
+        asm.mov_imm(at("r12", Field.ACTION), Action.GO_ON)
+        asm.lea("ax", at("sp", _BELOW + 8))
+        asm.mov(at("r12", Field.SP), "ax")
+        asm.mov("ax", at("sp", _BELOW))
+        if kind is Kind.ENTRY:
+            asm.mov(at("r12", Field.TO), "ax")
+            asm.sub_imm("ax", 5)
+            asm.mov(at("r12", Field.IP), "ax")
+            asm.mov("ax", at("sp", _BELOW + 8))
+            asm.mov(at("r12", Field.RET_IP), "ax")
+            asm.mov(at("r12", Field.NEW_RET), "ax")
+        else:
+            asm.mov(at("r12", Field.IP), "ax")
+            self._find_node("cx", at("r12", Field.IP))
+            asm.mov("ax", at("cx", NodeField.RET_ADDR))
+            asm.mov(at("r12", Field.TO), "ax")
+        self._note_cpu()
+        for field, offset in ((Field.TASK, self.offsets.current_task), (Field.KPROBE, self.offsets.current_kprobe)):
+            if offset is None:
+                asm.xorl("ax", "ax")
+            else:
+                asm.mov("ax", gs(offset))
+            asm.mov(at("r12", field), "ax")
+        if self.offsets.preempt_count is None:
+            asm.xorl("ax", "ax")
+        else:
+            asm.movl("ax", gs(self.offsets.preempt_count))
+        asm.mov(at("r12", Field.PREEMPT_COUNT), "ax")
+
+    # Put the address of a node into a register, given the return address that its stub's call has pushed.
+    def _find_node(self, register: str, pushed: Mem) -> None:
+        asm, zone = self.asm, self.zone
+        asm.mov(register, pushed)
+        asm.lea("ax", rip(zone.stubs + 5))
+        asm.sub(register, "ax")
+        asm.shl_imm(register, (NODE_BYTES // STUB_BYTES).bit_length() - 1)
+        asm.lea("ax", rip(zone.nodes))
+        asm.add(register, "ax")
+
+    # What changes where a task sleeps in a function that the host called.
+    def _note_cpu(self) -> None:
+        asm = self.asm
+        if self.cpu_number is None:
+            asm.xorl("ax", "ax")
+        else:
+            asm.movl("ax", gs(self.cpu_number))
+        asm.mov(at("r12", Field.CPU), "ax")
+        asm.mov_from_cr3("ax")
+        asm.mov(at("r12", Field.CR3), "ax")
+
+    def _preempt_count(self, change: Callable[[Mem], None]) -> None:
+        if self.offsets.preempt_count is not None:
+            change(gs(self.offsets.preempt_count))
+
+    def _post_and_wait(self, scope: str) -> None:
+        asm, zone = self.asm, self.zone
+        self._now()
+        asm.mov(at("r12", Field.TSC), "ax")
+        asm.movl_imm("r15", _PATIENCE)
+        asm.label(scope + "bound")
+        asm.add("ax", rip(zone.word(Zone.BOUND_TSC)))
+        asm.mov("r14", "ax")
+        asm.movb_imm(at("r13"), State.POSTED)
+        asm.fence()
+        asm.cmpl_imm(rip(zone.word(Zone.HOST_SLEEPS)), 0)
+        asm.jcc("e", scope + "wait")
+        asm.out_al(DOORBELL_PORT)
+        asm.label(scope + "wait")
+        asm.pause()
+        asm.cmpb_imm(at("r13"), State.ANSWERED)
+        asm.jcc("e", scope + "answered")
+        self._now()
+        asm.cmp("ax", "r14")
+        asm.jcc("b", scope + "wait")
+        # The host may have begun just now.
+        asm.movb_imm(at("r13"), State.LEAVING)
+        asm.fence()
+        asm.mov("cx", at("r12", Field.TAKEN))
+        asm.cmp("cx", at("r12", Field.TSC))
+        asm.jcc("ne", scope + "give_up")
+        asm.decl("r15")
+        asm.jcc("ne", scope + "bound")
+        asm.jmp(scope + "give_up")
+
+    # The TSC into ax; clobbers dx.
+    def _now(self) -> None:
+        asm = self.asm
+        asm.rdtsc()
+        asm.shl_imm("dx", 32)
+        asm.or_("ax", "dx")
+
+    # Give everything back, as the slot has it, below where the stack pointer will be, and free the slot.
+    def _leave(self, kind: Kind) -> None:
+        asm = self.asm
+        if kind is Kind.ENTRY:
+            asm.mov("cx", at("r12", Field.NEW_RET))
+            asm.mov(at("sp", _BELOW + 8), "cx")
+        asm.mov("cx", at("r12", Field.SP))
+        below = (
+            Field.TO, _register("dx"), _register("cx"), _register("ax"), Field.FLAGS, _register("r12"), _register("r13"),
+        )  # fmt: skip
+        for count, field in enumerate(below, 1):
+            asm.mov("ax", at("r12", field))
+            asm.mov(at("cx", -8 * count), "ax")
+        asm.lea("sp", at("cx", -8 * len(below)))
+        for name in ("bx", "bp", "si", "di", "r8", "r9", "r10", "r11", "r14", "r15"):
+            asm.mov(name, at("r12", _register(name)))
+        asm.movb_imm(at("r13"), State.FREE)
+        asm.pop("r13")
+        asm.pop("r12")
+        asm.popfq()
+        for name in ("ax", "cx", "dx"):
+            asm.pop(name)
+        asm.ret()
+
+    # Run a guest function in the context of the probed one.
+    def _call(self) -> None:
+        asm = self.asm
+        self._preempt_count(asm.decl)
+        for name in ("di", "si", "dx", "cx", "r8", "r9"):
+            asm.mov(name, at("r12", _register(name)))
+        asm.xorl("ax", "ax")
+        asm.call_mem(at("r12", Field.FUNCTION))
+        asm.mov(at("r12", Field.RESULT), "ax")
+        self._preempt_count(asm.incl)
+        self._note_cpu()
+        asm.mov_imm(at("r12", Field.KIND), Kind.CALLED)
+        asm.mov_imm(at("r12", Field.ACTION), Action.GO_ON)
+
+    # Clobbers ax, cx. The log gets the address behind the location.
+    def _count_lost(self, kind: Kind, behind_ip: Mem) -> None:
+        asm, zone = self.asm, self.zone
+        if kind is Kind.EXIT:
+            asm.lock_inc(rip(zone.word(Zone.LOST_EXITS)))
+            return
+        asm.movl_imm("ax", 1)
+        asm.lock_xadd(rip(zone.word(Zone.LOST_ENTRIES)), "ax")
+        scope = f"log{asm.here:x}."
+        asm.cmp_imm("ax", Zone.LOST_LOG_WORDS)
+        asm.jcc("ae", scope)
+        asm.shl_imm("ax", 3)
+        asm.lea("cx", rip(zone.word(Zone.LOST_LOG)))
+        asm.add("cx", "ax")
+        asm.mov("ax", behind_ip)
+        asm.mov(at("cx"), "ax")
+        asm.label(scope)
+
+    # No host, or no slot: count, and let the call through.
+    def _skip(self, kind: Kind) -> None:
+        asm = self.asm
+        if kind is Kind.ENTRY:
+            self._count_lost(kind, at("sp", _BELOW))
+        else:
+            self._count_lost(kind, at("sp", _BELOW))
+            self._find_node("cx", at("sp", _BELOW))
+            asm.mov_imm(at("cx", NodeField.ENDED), 1)
+            asm.mov("ax", at("cx", NodeField.RET_ADDR))
+            asm.mov(at("sp", _BELOW), "ax")
+        for name in _SAVED[:-1]:
+            asm.pop(name)
+        asm.popfq()
+        asm.ret()
+
+
+def _register(name: str) -> int:
+    return Field.REGISTERS + 8 * SLOT_REGISTERS.index(name)

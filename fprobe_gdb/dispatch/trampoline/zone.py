@@ -1,0 +1,119 @@
+"""The landing zone: where in the guest's memory pads, slots, nodes and records are. Pure.
+
+The zone is one piece of physical memory that the kernel does not use, mapped twice within reach of a ``call`` from
+kernel text: nothing here depends on how it got there (:mod:`~fprobe_gdb.dispatch.trampoline.mapping`).
+
+::
+
+    code    2 MiB, executable, read-only: pads, then one stub for each node
+    data    2 MiB, not executable:
+              page 0          words that host and pads share, the states of the slots
+              SLOTS_OFFSET    slots: one for each hit that waits for the host
+              NODES_OFFSET    nodes: one for each call in flight whose return address is replaced
+    ring    the rest: records
+
+Data never shares a page with code: TCG translates a page anew when something writes next to code (QEMU 7.2
+accel/tcg/translate-all.c).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["HUGE_BYTES", "MAX_NODES", "NODE_BYTES", "SLOTS", "SLOT_BYTES", "STUB_BYTES", "Zone"]
+
+#: A page-middle-directory entry maps so much.
+HUGE_BYTES = 1 << 21
+#: Hits that can wait for the host at the same moment: four contexts on 64 CPUs.
+SLOTS = 256
+SLOT_BYTES = 256
+#: Calls in flight whose return is awaited.
+MAX_NODES = 16384
+NODE_BYTES = 64
+#: ``call rel32`` and three bytes of padding.
+STUB_BYTES = 8
+
+_STUBS_OFFSET = 1 << 18
+_SLOTS_OFFSET = 1 << 12
+_LOST_LOG_OFFSET = 1 << 17
+_NODES_OFFSET = 1 << 18
+assert _SLOTS_OFFSET + SLOTS * SLOT_BYTES <= _LOST_LOG_OFFSET
+assert _STUBS_OFFSET + MAX_NODES * STUB_BYTES <= HUGE_BYTES
+assert _NODES_OFFSET + MAX_NODES * NODE_BYTES <= HUGE_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Zone:
+    """Addresses of the parts.
+
+    :param physical: physical address, 2 MiB aligned.
+    :param size_bytes: a multiple of 2 MiB, at least 4 MiB.
+    :param code: virtual address of the code.
+    :param data: virtual address of the data, and behind it the ring.
+    """
+
+    physical: int
+    size_bytes: int
+    code: int
+    data: int
+
+    #: Offsets from :attr:`data` of what host and pads share; all are 64-bit words, but pads look at 32 bits of flags.
+    STATES = 0x000
+    HOST_SLEEPS = 0x200
+    HOST_AWAY = 0x240
+    BOUND_TSC = 0x248
+    LOST_ENTRIES = 0x280
+    LOST_EXITS = 0x2C0
+    LOST_LOG = _LOST_LOG_OFFSET
+    LOST_LOG_WORDS = 4096
+
+    @property
+    def stubs(self) -> int:
+        """Virtual address of the stub of node 0."""
+        return self.code + _STUBS_OFFSET
+
+    @property
+    def stubs_end(self) -> int:
+        """Behind the last stub."""
+        return self.stubs + MAX_NODES * STUB_BYTES
+
+    @property
+    def slots(self) -> int:
+        """Virtual address of slot 0."""
+        return self.data + _SLOTS_OFFSET
+
+    @property
+    def nodes(self) -> int:
+        """Virtual address of node 0."""
+        return self.data + _NODES_OFFSET
+
+    @property
+    def ring(self) -> int:
+        """Virtual address of the ring."""
+        return self.data + HUGE_BYTES
+
+    @property
+    def ring_bytes(self) -> int:
+        """Size of the ring: whatever is left."""
+        return self.size_bytes - 2 * HUGE_BYTES
+
+    def word(self, offset: int) -> int:
+        """Virtual address of a shared word."""
+        return self.data + offset
+
+    def physical_of(self, addr: int) -> int:
+        """Physical address of something in the zone."""
+        if self.code <= addr < self.code + HUGE_BYTES:
+            return self.physical + addr - self.code
+        assert self.data <= addr < self.data + self.size_bytes - HUGE_BYTES, hex(addr)
+        return self.physical + HUGE_BYTES + addr - self.data
+
+    def stub(self, node: int) -> int:
+        """The return address that stands for a node."""
+        return self.stubs + node * STUB_BYTES
+
+    def node_of_stub(self, addr: int) -> int | None:
+        """Which node a return address stands for; None when it is not one of ours."""
+        if self.stubs <= addr < self.stubs_end and (addr - self.stubs) % STUB_BYTES == 0:
+            return (addr - self.stubs) // STUB_BYTES
+        return None

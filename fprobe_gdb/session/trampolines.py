@@ -1,0 +1,67 @@
+"""Giving a booted guest a landing zone: from shared RAM and a settled kernel to a trampoline dispatch."""
+
+from __future__ import annotations
+
+
+from emu.machine import Machine
+from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
+from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
+from fprobe_gdb.dispatch.trampoline.mapping import place_zone, read_directory, zone_entries
+from fprobe_gdb.errors import MemoryFault, ZoneError
+from fprobe_gdb.kernel.percpu import PerCpuLayout
+from fprobe_gdb.kernel.symbols import SymbolTable
+from fprobe_gdb.probe.core import ProbeCore
+from fprobe_gdb.target.base import Target
+from fprobe_gdb.target.guest_ram import GuestRam
+
+__all__ = ["open_trampolines"]
+
+# Where the kernel has not measured it yet: right for durations of a guest's first moments only by chance.
+_TSC_KHZ = 1_000_000
+
+
+def open_trampolines(
+    machine: Machine, target: Target, core: ProbeCore, symbols: SymbolTable, percpu: PerCpuLayout
+) -> TrampolineDispatch:
+    """Map the zone into the stopped guest and furnish it.
+
+    :param symbols: at the guest's addresses.
+    :raise ZoneError: when the machine has no shared RAM, or the zone cannot be mapped.
+    """
+    if machine.ram is None or machine.doorbell is None or not machine.spec.reserved_mib:
+        raise ZoneError("this guest's memory is not shared with us; boot it with dispatch='trampoline' or 'auto'")
+    ram = GuestRam(machine.ram)
+    cr3 = target.registers(0)["cr3"]
+    table, entries = read_directory(cr3, ram.read_physical)
+    zone = place_zone(entries, symbols.one("_end"), machine.spec.reserved_addr, machine.spec.reserved_mib << 20)
+    index, mapped = zone_entries(zone)
+    ram.write_physical(table + 8 * index, mapped)
+
+    def word(name: str, size_bytes: int, default: int) -> int:
+        try:
+            return int.from_bytes(ram.read(cr3, symbols.one(name), size_bytes), "little") or default
+        except MemoryFault:
+            return default
+
+    return TrampolineDispatch(
+        target,
+        core,
+        ram,
+        zone,
+        machine.doorbell,
+        kernel_cr3=_translate(ram, cr3, symbols) or cr3,
+        offsets=PerCpuOffsets(percpu.current_task, percpu.preempt_count, percpu.current_kprobe),
+        cpu_number=percpu.cpu_number,
+        fentry_addr=next(iter(symbols.addresses("__fentry__")), None),
+        tsc_khz=word("tsc_khz", 4, _TSC_KHZ),
+    )
+
+
+# The kernel's own page table root (``swapper_pg_dir``; arch/x86/kernel/head_64.S calls it init_top_pgt).
+def _translate(ram: GuestRam, cr3: int, symbols: SymbolTable) -> int | None:
+    for addr in symbols.addresses("init_top_pgt"):
+        try:
+            return ram.translate(cr3, addr)
+        except MemoryFault:
+            return None
+    return None

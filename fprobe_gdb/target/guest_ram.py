@@ -1,0 +1,146 @@
+"""The guest's RAM, shared with us: reads and writes of guest memory while the guest runs, by walking its page tables.
+
+Without a word to QEMU, so it costs a microsecond, and it works while a vCPU waits for us in a pad. What it cannot see
+is device memory, and writes to code, which TCG would not notice: those go through a :class:`~.base.Target`.
+"""
+
+from __future__ import annotations
+
+import mmap
+
+from fprobe_gdb.errors import MemoryFault
+from fprobe_gdb.registers import MASK64
+
+__all__ = ["LOW_RAM_BYTES", "GuestRam"]
+
+#: QEMU's pc machine maps more RAM than this partly above 4 GiB (7.2 hw/i386/pc_piix.c, pc_init1(): 3 GiB are below,
+#: where there are 3.5 GiB or more).
+LOW_RAM_BYTES = 3 << 30
+_ALL_LOW_BYTES = 0xE0000000
+_4_GIB = 1 << 32
+
+# Intel SDM volume 3, 4.5: 4-level paging.
+_PRESENT = 1
+_HUGE = 1 << 7
+_FRAME = 0x000F_FFFF_FFFF_F000
+_PAGE_BYTES = 4096
+_SHIFTS = (39, 30, 21, 12)
+
+
+class GuestRam:
+    """Guest memory by virtual or physical address.
+
+    :param ram: all of it, as QEMU's memory backend has it.
+    """
+
+    def __init__(self, ram: mmap.mmap) -> None:
+        self._ram = ram
+        #: All of it, byte by byte; index by :meth:`offset`.
+        self.view = memoryview(ram)
+        self._words = self.view.cast("Q")
+        self._size_bytes = len(ram)
+        self._low_bytes = len(ram) if len(ram) < _ALL_LOW_BYTES else LOW_RAM_BYTES
+
+    def close(self) -> None:
+        """Let go of the memory. Nothing can be read afterwards."""
+        self._words.release()
+        self.view.release()
+
+    # Section: physical addresses
+
+    def offset(self, physical: int) -> int:
+        """Where a physical address is in the memory file.
+
+        :raise MemoryFault: when it is not RAM.
+        """
+        offset = physical if physical < self._low_bytes else physical - _4_GIB + self._low_bytes
+        if offset < 0 or offset >= self._size_bytes or (self._low_bytes <= physical < _4_GIB):
+            raise MemoryFault(physical, 1)
+        return offset
+
+    def read_physical(self, addr: int, size_bytes: int) -> bytes:
+        """Read RAM. The range must not cross the hole below 4 GiB.
+
+        :raise MemoryFault: when it is not RAM.
+        """
+        begin = self.offset(addr)
+        if size_bytes and self.offset(addr + size_bytes - 1) != begin + size_bytes - 1:
+            raise MemoryFault(addr, size_bytes)
+        return self._ram[begin : begin + size_bytes]
+
+    def write_physical(self, addr: int, data: bytes) -> None:
+        """Write RAM that holds no code.
+
+        :raise MemoryFault: when it is not RAM.
+        """
+        begin = self.offset(addr)
+        if data and self.offset(addr + len(data) - 1) != begin + len(data) - 1:
+            raise MemoryFault(addr, len(data))
+        self._ram[begin : begin + len(data)] = data
+
+    # Section: virtual addresses
+
+    def translate(self, cr3: int, addr: int) -> int:
+        """The physical address of a virtual one.
+
+        :raise MemoryFault: when it is not mapped to RAM.
+        """
+        table = cr3 & _FRAME
+        for shift in _SHIFTS:
+            place = table + ((addr >> shift & 511) << 3)
+            entry = self._words[(place if place < self._low_bytes else self.offset(place)) >> 3]
+            if not entry & _PRESENT:
+                break
+            if shift == 12:
+                return entry & _FRAME | addr & 0xFFF
+            if entry & _HUGE and shift <= 30:
+                low = (1 << shift) - 1
+                return entry & _FRAME & ~low | addr & low
+            table = entry & _FRAME
+        raise MemoryFault(addr, 1)
+
+    def read(self, cr3: int, addr: int, size_bytes: int) -> bytes:
+        """Read virtual memory as a vCPU with this page table root sees it.
+
+        :raise MemoryFault: when any of it is not mapped to RAM.
+        """
+        _check(addr, size_bytes)
+        at = addr & (_PAGE_BYTES - 1)
+        if 0 < size_bytes <= _PAGE_BYTES - at:
+            begin = self._offset_of(cr3, addr, addr, size_bytes)
+            return self._ram[begin : begin + size_bytes]
+        return b"".join(
+            self._ram[begin : begin + length] for begin, length in self._pieces(cr3, addr, size_bytes)
+        )
+
+    def write(self, cr3: int, addr: int, data: bytes) -> None:
+        """Write virtual memory that holds no code, through read-only mappings too. Nothing is written on a fault.
+
+        :raise MemoryFault: when any of it is not mapped to RAM.
+        """
+        _check(addr, len(data))
+        done = 0
+        for begin, length in self._pieces(cr3, addr, len(data)):
+            self._ram[begin : begin + length] = data[done : done + length]
+            done += length
+
+    # Offset and length in the file of each page's part.
+    def _pieces(self, cr3: int, addr: int, size_bytes: int) -> list[tuple[int, int]]:
+        pieces: list[tuple[int, int]] = []
+        at, end = addr, addr + size_bytes
+        while at < end:
+            length = min(end - at, _PAGE_BYTES - at % _PAGE_BYTES)
+            pieces.append((self._offset_of(cr3, at, addr, size_bytes), length))
+            at += length
+        return pieces
+
+    def _offset_of(self, cr3: int, at: int, addr: int, size_bytes: int) -> int:
+        try:
+            return self.offset(self.translate(cr3, at))
+        except MemoryFault:
+            raise MemoryFault(addr, size_bytes) from None
+
+
+def _check(addr: int, size_bytes: int) -> None:
+    if not 0 <= addr <= MASK64 or size_bytes < 0 or addr + size_bytes > MASK64 + 1:
+        raise MemoryFault(addr, size_bytes)
