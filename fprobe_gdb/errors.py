@@ -408,7 +408,7 @@ class SiteInUse(PlantRefused):
         super().__init__(
             ip,
             f"the guest's own tracer has put a call to {to:#x} there; end it "
-            '(echo nop > /sys/kernel/tracing/current_tracer), or use breakpoints (--dispatch breakpoint)',
+            "(echo nop > /sys/kernel/tracing/current_tracer), or use breakpoints (--dispatch breakpoint)",
         )
         self.to = to
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 __all__ = [
+    "LOST_REASONS",
     "Aggregate",
     "ConsoleEvent",
     "EntryEvent",
@@ -40,6 +41,10 @@ class MissReason(Enum):
     LIST_RECURSION = "list-recursion"
     #: Trampolines: the host did not answer in time, or too many calls were in flight, so the call was let through.
     HOST_AWAY = "host-away"
+
+
+#: Reasons of a :class:`LostEvent`; the others are those of a :class:`MissedEvent`.
+LOST_REASONS = frozenset({MissReason.LIST_RECURSION, MissReason.HOST_AWAY})
 
 
 @dataclass(frozen=True, slots=True)

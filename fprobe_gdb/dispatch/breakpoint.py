@@ -17,8 +17,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from emu.deadline import Deadline
-from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.advance import advance, skip_length
+from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.clock import GuestClock
 from fprobe_gdb.dispatch.cpu_state import CpuState, PerCpuOffsets, read_cpu_state
 from fprobe_gdb.dispatch.guest_call import GuestCall

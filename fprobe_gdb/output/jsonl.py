@@ -48,7 +48,8 @@ Every object begins with ``type``. In this order:
 ``lost``, hits that are neither given to a handler nor in the kernel's ``nmissed``: ``type`` to ``time_ns``, then:
 
 ============== ======= ==================================================================================
-``reason``     string  ``"list-recursion"`` (several fprobes at one function)
+``reason``     string  ``"list-recursion"`` (several fprobes at one function), ``"host-away"`` (let through, since
+                       the host did not answer in time)
 ``count``      integer calls that this line stands for
 ``depth``      integer as of an entry
 ============== ======= ==================================================================================

@@ -44,8 +44,8 @@ from fprobe_gdb.session.attached import AttachedMachine, connect
 from fprobe_gdb.session.boot import start
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
-from fprobe_gdb.session.trampolines import open_trampolines
 from fprobe_gdb.session.sigint import deferred_sigint
+from fprobe_gdb.session.trampolines import open_trampolines
 from fprobe_gdb.session.view import GuestView
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
 from images.progress import Report

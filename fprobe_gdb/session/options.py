@@ -14,7 +14,7 @@ from images.catalog import load as load_catalog
 from images.initramfs import build as build_initramfs
 from images.progress import Report
 
-__all__ = ["BACKENDS", "DISPATCHES", "DEFAULT_MAX_SITES", "BootOptions"]
+__all__ = ["BACKENDS", "DEFAULT_MAX_SITES", "DISPATCHES", "BootOptions"]
 
 #: How the guest is driven: through the gdb program, or by our own client of the remote protocol.
 BACKENDS = ("gdb", "rsp")

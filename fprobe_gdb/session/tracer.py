@@ -7,7 +7,16 @@ from dataclasses import replace
 from typing import TypedDict
 
 from fprobe_gdb.errors import InvalidProbe
-from fprobe_gdb.events import ConsoleEvent, EntryEvent, ExitEvent, LostEvent, MissedEvent, MissReason, SummaryEvent
+from fprobe_gdb.events import (
+    LOST_REASONS,
+    ConsoleEvent,
+    EntryEvent,
+    ExitEvent,
+    LostEvent,
+    MissedEvent,
+    MissReason,
+    SummaryEvent,
+)
 from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.output.summary import SummaryBuilder
 from fprobe_gdb.probe.core import Hit
@@ -212,7 +221,7 @@ class Tracer:
         return describe_result(self._k.retval(regs, entry_ip))
 
     def _on_missed(self, fp: Fprobe, entry_ip: int, hit: Hit, reason: MissReason) -> None:
-        kind = LostEvent if reason is MissReason.LIST_RECURSION else MissedEvent
+        kind = LostEvent if reason in LOST_REASONS else MissedEvent
         name = self._names.get(entry_ip) or self._k.records.name_at(entry_ip)
         depth = self._k.depth(hit.task)
         self._write(kind(name, entry_ip, hit.ret_ip, hit.cpu, hit.task, hit.time_ns, reason=reason, depth=depth))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from emu.machine import Machine
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch

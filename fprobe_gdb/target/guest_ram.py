@@ -109,9 +109,7 @@ class GuestRam:
         if 0 < size_bytes <= _PAGE_BYTES - at:
             begin = self._offset_of(cr3, addr, addr, size_bytes)
             return self._ram[begin : begin + size_bytes]
-        return b"".join(
-            self._ram[begin : begin + length] for begin, length in self._pieces(cr3, addr, size_bytes)
-        )
+        return b"".join(self._ram[begin : begin + length] for begin, length in self._pieces(cr3, addr, size_bytes))
 
     def write(self, cr3: int, addr: int, data: bytes) -> None:
         """Write virtual memory that holds no code, through read-only mappings too. Nothing is written on a fault.

@@ -287,9 +287,7 @@ class Asm:
         self._code += (bytes([rex]) if rex != 0x40 else b"") + opcode
         self._code += bytes([0xC0 | (reg & 7) << 3 | number & 7]) + imm
 
-    def _memory(
-        self, opcode: bytes, reg: int, mem: Mem, *, wide: bool, imm: bytes = b"", prefix: bytes = b""
-    ) -> None:
+    def _memory(self, opcode: bytes, reg: int, mem: Mem, *, wide: bool, imm: bytes = b"", prefix: bytes = b"") -> None:
         base = _NUMBERS[mem.base] if mem.base else 0
         index = _NUMBERS[mem.index] if mem.index else 0
         rex = 0x40 | wide << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3

@@ -151,30 +151,25 @@ class TrampolineDispatch:
         self._stop_requested = True
 
     # Handle hits of the running guest. None: it is stopped, or to be stopped, and the caller has to see why.
-    def _serve(
-        self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int], until: Callable[[], bool] | None = None
-    ) -> RunEnd | None:
-        now_ns = time.monotonic_ns()
-        last_hit_ns = last_look_ns = now_ns
+    def _serve(self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int]) -> RunEnd | None:
+        last_hit_ns = last_look_ns = time.monotonic_ns()
         while True:
-            slot = self._slots.next_posted() if until is None or not until() else -1
+            slot = self._slots.next_posted()
             if slot is not None:
-                if slot < 0:
-                    return None
                 self._handle(slot)
                 if self._ends_serving:
                     return None
-                last_hit_ns = now_ns = time.monotonic_ns()
-                if now_ns - last_look_ns < _LOOK_ROUND_NS:
-                    continue
-            else:
-                now_ns = time.monotonic_ns()
-            if now_ns - last_hit_ns < _SPIN_NS and now_ns - last_look_ns < _LOOK_ROUND_NS:
-                # QEMU may be waiting for this very CPU.
-                os.sched_yield()
+            now_ns = time.monotonic_ns()
+            if slot is not None:
+                last_hit_ns = now_ns
+            idle = now_ns - last_hit_ns >= _SPIN_NS
+            if not idle and now_ns - last_look_ns < _LOOK_ROUND_NS:
+                if slot is None:
+                    # QEMU may be waiting for this very CPU.
+                    os.sched_yield()
                 continue
-            idle = slot is None and now_ns - last_hit_ns >= _SPIN_NS
-            if (end := self._look_round(deadline, done, wake, idle)) is not True:
+            stopped, end = self._look_round(deadline, done, wake, idle)
+            if stopped or end is not None:
                 return end
             last_look_ns = time.monotonic_ns()
             if idle:
@@ -184,10 +179,10 @@ class TrampolineDispatch:
     def _ends_serving(self) -> bool:
         return self.target.state is not TargetState.RUNNING or self._failure is not None or self._stop_requested
 
-    # True: go on. Else as _serve().
+    # See after everything but hits: whether the guest has stopped, and why else to end.
     def _look_round(
         self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int], idle: bool
-    ) -> RunEnd | None | bool:
+    ) -> tuple[bool, RunEnd | None]:
         self._drain_doorbell()
         if self._word(Zone.HOST_AWAY):
             self._set_word(Zone.HOST_AWAY, 0)
@@ -197,14 +192,14 @@ class TrampolineDispatch:
             sleeping = idle and self._slots.next_posted() is None
             stop = self.target.wait(deadline if sleeping else Deadline(0), (*wake, self._doorbell.fileno()))
             if stop is not None:
-                return None
+                return True, None
         except WaitTimeout:
             if deadline.expired:
-                return RunEnd.TIMEOUT
+                return False, RunEnd.TIMEOUT
         finally:
             if idle:
                 self._set_word(Zone.HOST_SLEEPS, 0)
-        return RunEnd.DONE if done() else True
+        return False, RunEnd.DONE if done() else None
 
     def _resume(self) -> None:
         # Where the counter stands against guest time is only known by waiting for a hit.
@@ -502,5 +497,3 @@ def _cpu_state(posted: Posted) -> CpuState:
         stack_word=posted.ret_ip,
         code=b"",
     )
-
-

@@ -325,9 +325,8 @@ class _Pad:
             asm.mov("cx", at("r12", Field.NEW_RET))
             asm.mov(at("sp", _BELOW + 8), "cx")
         asm.mov("cx", at("r12", Field.SP))
-        below = (
-            Field.TO, _register("dx"), _register("cx"), _register("ax"), Field.FLAGS, _register("r12"), _register("r13"),
-        )  # fmt: skip
+        popped = [_register(name) for name in ("dx", "cx", "ax")]
+        below = (Field.TO, *popped, Field.FLAGS, _register("r12"), _register("r13"))
         for count, field in enumerate(below, 1):
             asm.mov("ax", at("r12", field))
             asm.mov(at("cx", -8 * count), "ax")
