@@ -10,7 +10,7 @@ import rich_click as click
 
 from emu.spec import ACCELS
 from fprobe_gdb.errors import UsageError
-from fprobe_gdb.session.options import BACKENDS, DEFAULT_MAX_SITES, BootOptions
+from fprobe_gdb.session.options import BACKENDS, DEFAULT_MAX_SITES, DISPATCHES, BootOptions
 from fprobe_gdb.target.base import BreakpointKind
 
 __all__ = ["boot_options", "guest_options", "kernel_option", "timeout_option"]
@@ -62,6 +62,13 @@ _GUEST_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="The gdb program, or our own client of the remote protocol (faster).",
     ),
     click.option(
+        "--dispatch",
+        type=click.Choice(DISPATCHES),
+        default=DISPATCHES[0],
+        show_default=True,
+        help="How hits reach handlers: trampolines take microseconds, breakpoints milliseconds.",
+    ),
+    click.option(
         "--breakpoint",
         type=click.Choice([kind.value for kind in BreakpointKind]),
         default=BreakpointKind.SOFTWARE.value,
@@ -87,7 +94,7 @@ _GUEST_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         show_default=True,
         metavar="N",
         type=click.IntRange(1),
-        help="Refuse more functions than this: every breakpoint slows the guest.",
+        help="Refuse more breakpoints than this: every one slows the guest.",
     ),
     click.option(
         "--boot-timeout",
@@ -120,7 +127,7 @@ def boot_options(values: dict[str, Any]) -> BootOptions:
             raise UsageError(f"--file {entry!r} is not GUEST=HOST, e.g. /root/test.sh=./test.sh")
         files[guest] = Path(host)
     names = (
-        "kernel", "smp", "memory_mib", "backend", "breakpoint", "accel", "qemu", "kaslr", "max_sites",
+        "kernel", "smp", "memory_mib", "backend", "dispatch", "breakpoint", "accel", "qemu", "kaslr", "max_sites",
         "boot_timeout_sec",
     )  # fmt: skip
     chosen = {name: values.pop(name) for name in names}

@@ -107,7 +107,8 @@ def trace(command: tuple[str, ...], format_: str, output: str | None, dry_run: b
         knowledge = KernelKnowledge.load(path)
         records = ImageRecords(knowledge)
         ips = select(records, request.include, request.exclude)
-        options.check_sites(len(ips))
+        if options.dispatch == "breakpoint":
+            options.check_sites(len(ips))
         # What is wrong with an expression is told before anything boots.
         Judge(request.questions, knowledge, ips, records.name_at, entry_only=request.entry_only)
     if dry_run:

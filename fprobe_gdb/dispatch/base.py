@@ -78,6 +78,10 @@ class Dispatch(Protocol):
         """Guest time of the hit that is being handled, or of the stopped guest outside handlers."""
         ...
 
+    def waited_ns(self, task: int) -> int:
+        """Guest time that a task has spent waiting for handlers, as far as it went on meanwhile."""
+        ...
+
     def call(self, addr: int, args: tuple[int, ...], deadline: Deadline) -> int:
         """Run a guest function on the vCPU of the hit that is being handled, and return its ``ax``.
 

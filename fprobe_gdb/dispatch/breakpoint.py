@@ -289,6 +289,10 @@ class BreakpointDispatch:
         """
         self.target.write_memory(addr, data, vcpu=self._vcpu)
 
+    def waited_ns(self, task: int) -> int:
+        """See :meth:`.base.Dispatch.waited_ns`: guest time stands still for handlers."""
+        return 0
+
     def recover_return(self, slot_addr: int, value: int) -> int | None:
         """What a return slot held before a dispatch replaced it: nothing is ever replaced here."""
         return None

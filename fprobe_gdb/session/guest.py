@@ -34,7 +34,17 @@ from emu.machine import Machine
 from fprobe_gdb.dispatch.base import Dispatch, RunEnd
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
-from fprobe_gdb.errors import GuestPanic, ImageError, MemoryFault, StateError, TargetLost, TransportError, UsageError
+from fprobe_gdb.errors import (
+    GuestPanic,
+    ImageError,
+    MemoryFault,
+    PlantRefused,
+    StateError,
+    TargetLost,
+    TransportError,
+    UsageError,
+    ZoneError,
+)
 from fprobe_gdb.events import MissReason
 from fprobe_gdb.kernel.kaslr import find_slide
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
@@ -74,15 +84,10 @@ class Kernel(GuestView):
         # Whether the guest is up, and found to run this kernel.
         self._settled = False
         self._core = ProbeCore(self.records, options.smp, admit=self._admit, on_missed=self._missed)
-        percpu = knowledge.percpu
         # Until the guest is up; then perhaps another one.
-        self._dispatch: Dispatch = BreakpointDispatch(
-            target,
-            self._core,
-            PerCpuOffsets(percpu.current_task, percpu.preempt_count, percpu.current_kprobe),
-            kind=BreakpointKind(options.breakpoint),
-            task_dead_ip=None if options.kaslr else self._task_dead_ip(),
-        )
+        self._dispatch: Dispatch = self._breakpoints()
+        self._dispatch.task_dead_ip = None if options.kaslr else self._task_dead_ip()
+        self._why_breakpoints = ""
 
     @classmethod
     def boot(
@@ -353,10 +358,20 @@ class Kernel(GuestView):
 
     @property
     def dispatch_name(self) -> str:
-        """How hits reach handlers, for people: ``"breakpoint (gdb, sw)"``."""
+        """How hits reach handlers, and why so where trampolines were wished for: ``"breakpoint (gdb, sw)"``."""
         if isinstance(self._dispatch, BreakpointDispatch):
-            return f"{self._dispatch.name} ({self.target.name}, {self.options.breakpoint})"
+            why = f", since {self._why_breakpoints}" if self._why_breakpoints else ""
+            return f"{self._dispatch.name} ({self.target.name}, {self.options.breakpoint}){why}"
         return f"{self._dispatch.name} ({self.target.name})"
+
+    @property
+    def waited_ns(self) -> int:
+        """In handlers: guest time that the running task has spent waiting for handlers so far.
+
+        Trampolines let guest time run on meanwhile; what a duration has of it can be taken off. Always 0 with
+        breakpoints, where guest time stands still.
+        """
+        return self._dispatch.waited_ns(self.task)
 
     # Private parts
 
@@ -384,20 +399,53 @@ class Kernel(GuestView):
 
     # The guest is up: pads can be mapped now.
     def _choose_dispatch(self) -> None:
-        if self.options.dispatch == "breakpoint" or not isinstance(self.machine, Machine):
+        asked = self.options.dispatch
+        if asked == "breakpoint":
             return
         if self._core.fprobes:
-            if self.options.dispatch == "trampoline":
+            if asked == "trampoline":
                 raise UsageError("probes of a guest that has not booted need breakpoints: boot with dispatch='auto'")
+            self._why_breakpoints = "probes were there before the guest was up"
             return
-        self._dispatch = open_trampolines(self.machine, self.target, self._core, self.symbols, self.knowledge.percpu)
+        try:
+            if not isinstance(self.machine, Machine):
+                raise ZoneError("the memory of a guest that was attached to is not shared with us")
+            percpu = self.knowledge.percpu
+            self._dispatch = open_trampolines(self.machine, self.target, self._core, self.symbols, percpu)
+        except ZoneError as error:
+            if asked == "trampoline":
+                raise
+            self._why_breakpoints = str(error)
 
     def _admit(self, ips: Collection[int], planted: Collection[int]) -> None:
         if self.options.kaslr and not self._settled:
             raise UsageError("with KASLR nobody knows where functions are before the guest is up; boot without it")
         if isinstance(self._dispatch, BreakpointDispatch):
             self.options.check_sites(len({*ips, *planted}))
-        self._dispatch.admit(ips)
+        try:
+            self._dispatch.admit(ips)
+        except PlantRefused as error:
+            if self.options.dispatch != "auto" or self._core.fprobes:
+                raise
+            self.options.check_sites(len(ips))
+            self._use_breakpoints(str(error))
+
+    # In place of trampolines, while there is no probe.
+    def _use_breakpoints(self, why: str) -> None:
+        self._dispatch.withdraw()
+        self._dispatch.close()
+        self._dispatch = self._breakpoints()
+        self._dispatch.task_dead_ip = self._task_dead_ip()
+        self._why_breakpoints = why
+
+    def _breakpoints(self) -> BreakpointDispatch:
+        percpu = self.knowledge.percpu
+        return BreakpointDispatch(
+            self.target,
+            self._core,
+            PerCpuOffsets(percpu.current_task, percpu.preempt_count, percpu.current_kprobe),
+            kind=BreakpointKind(self.options.breakpoint),
+        )
 
     def _missed(self, fprobe: Fprobe, entry_ip: int, hit: Hit, reason: MissReason) -> None:
         if self.on_missed:

@@ -40,7 +40,7 @@ class BootOptions:
     #: One of :data:`BACKENDS`.
     backend: str = "gdb"
     #: One of :data:`DISPATCHES`.
-    dispatch: str = "breakpoint"
+    dispatch: str = "auto"
     #: ``"sw"`` or ``"hw"``.
     breakpoint: str = "sw"
     #: ``"tcg"``, ``"mttcg"`` (one host thread a vCPU) or ``"kvm"``.
@@ -106,6 +106,7 @@ class BootOptions:
         if self.qemu in {entry.name for entry in load_catalog().emulators} and self.qemu is not None:
             emulator = images.emulator(self.qemu, progress=progress)
             qemu, data_dirs = emulator.binary, emulator.data_dirs
+        with_zone = self.dispatch != "breakpoint"
         return MachineSpec(
             kernel=kernel,
             initramfs=build_initramfs(files=self.files),
@@ -118,8 +119,8 @@ class BootOptions:
             data_dirs=data_dirs,
             extra_args=self.extra_args,
             start_stopped=True,
-            shared_ram=self.dispatch != "breakpoint",
-            reserved_mib=min(_ZONE_MIB, self.memory_mib // 4 & ~1) if self.dispatch != "breakpoint" else 0,
-            doorbell=self.dispatch != "breakpoint",
+            shared_ram=with_zone,
+            reserved_mib=min(_ZONE_MIB, self.memory_mib // 4 & ~1) if with_zone else 0,
+            doorbell=with_zone,
             gdb_socket=gdb_socket,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypedDict
@@ -87,7 +88,7 @@ class Tracer:
         self.fprobe = Fprobe(
             self._on_entry,
             None if entry_only else self._on_exit,
-            entry_data_size=0 if entry_only else 16,
+            entry_data_size=0 if entry_only else 24,
             nr_maxactive=nr_maxactive,
             flags=FPROBE_FL_ANY_FUNCTION,
             name="trace",
@@ -160,7 +161,7 @@ class Tracer:
             params=self._params(regs, entry_ip),
         )  # fmt: skip
         if data is not None:
-            data[:] = time_ns.to_bytes(8, "little") + depth.to_bytes(8, "little")
+            data[:] = struct.pack("<QQQ", time_ns, depth, k.waited_ns)
             data.entry_regs = regs.as_dict() if hit else None
             # Where the return decides, the entry waits for it.
             data.waiting = event if self._judge and self._judge.at_exit else None
@@ -181,8 +182,8 @@ class Tracer:
     def _on_exit(self, fp: Fprobe, entry_ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:
         k = self._k
         assert data is not None
-        entered_ns, depth = int.from_bytes(data[:8], "little"), int.from_bytes(data[8:], "little")
-        duration_ns = k.time_ns - entered_ns
+        entered_ns, depth, waited_ns = struct.unpack("<QQQ", data)
+        duration_ns = max(0, k.time_ns - entered_ns - (k.waited_ns - waited_ns))
         hit = None
         if self._judge:
             assert isinstance(data.entry_regs, dict)

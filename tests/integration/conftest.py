@@ -45,13 +45,27 @@ def pool() -> Iterator[GuestPool]:
     guests.close()
 
 
+# Module scope, so that one guest serves all its tests before the next one is booted.
+@pytest.fixture(scope="module", params=["breakpoint", "trampoline"])
+def dispatch(request: pytest.FixtureRequest) -> str:
+    """Both dispatches, one after the other."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture
+def guest_of_each_dispatch(guest: Callable[..., Kernel], dispatch: str) -> Callable[..., Kernel]:
+    """As ``guest``, for tests that hold whatever the dispatch."""
+    return lambda **options: guest(**{"dispatch": dispatch, **options})
+
+
 @pytest.fixture
 def guest(pool: GuestPool) -> Iterator[Callable[..., Kernel]]:
     """``guest(kernel="6.1", smp=2, ...)``: a shared guest; its probes are removed after the test."""
     used: list[Kernel] = []
 
     def get(**options: object) -> Kernel:
-        k = pool.get(**{"backend": "rsp", "smp": 2, "kernel": "6.1", **options})
+        k = pool.get(**{"backend": "rsp", "dispatch": "breakpoint", "smp": 2, "kernel": "6.1", **options})
         used.append(k)
         return k
 

@@ -36,9 +36,9 @@ class Log:
 
 
 @KERNELS
-def test_registers_as_handlers_see_them(guest: Guest, kernel: str) -> None:
+def test_registers_as_handlers_see_them(guest_of_each_dispatch: Guest, kernel: str) -> None:
     """ip behind the fentry instruction and sp at the return slot at entry; ip and sp of the caller at exit."""
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     seen: list[tuple[int, ...]] = []
 
     def on_entry(fp: Fprobe, ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:
@@ -62,9 +62,9 @@ def test_registers_as_handlers_see_them(guest: Guest, kernel: str) -> None:
 
 @KERNELS
 @pytest.mark.parametrize("backend", ["rsp", "gdb"])
-def test_writes_that_take_effect(guest: Guest, kernel: str, backend: str) -> None:
+def test_writes_that_take_effect(guest_of_each_dispatch: Guest, kernel: str, backend: str) -> None:
     """Arguments at entry reach the function, ax at exit reaches the caller; ip at exit reaches nobody but handlers."""
-    k = guest(kernel=kernel, backend=backend)
+    k = guest_of_each_dispatch(kernel=kernel, backend=backend)
     exit_ips: list[int] = []
 
     def change_argument(fp: Fprobe, ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:
@@ -86,9 +86,9 @@ def test_writes_that_take_effect(guest: Guest, kernel: str, backend: str) -> Non
 
 
 @KERNELS
-def test_ip_written_at_entry_is_where_the_guest_goes_on(guest: Guest, kernel: str) -> None:
+def test_ip_written_at_entry_is_where_the_guest_goes_on(guest_of_each_dispatch: Guest, kernel: str) -> None:
     """As the kernel's: execution continues at regs->ip."""
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     other = k.records.ftrace_location(k.address("int_sqrt"))
 
     def detour(fp: Fprobe, ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:
@@ -100,9 +100,9 @@ def test_ip_written_at_entry_is_where_the_guest_goes_on(guest: Guest, kernel: st
 
 @KERNELS
 @pytest.mark.parametrize("backend", ["rsp", "gdb"])
-def test_override_return_skips_the_function(guest: Guest, kernel: str, backend: str) -> None:
+def test_override_return_skips_the_function(guest_of_each_dispatch: Guest, kernel: str, backend: str) -> None:
     """The function's body does not run, exit handlers do, and the program in the guest sees the error."""
-    k = guest(kernel=kernel, backend=backend)
+    k = guest_of_each_dispatch(kernel=kernel, backend=backend)
     retvals: list[int] = []
 
     def on_entry(fp: Fprobe, ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:
@@ -123,9 +123,9 @@ def test_override_return_skips_the_function(guest: Guest, kernel: str, backend: 
 
 
 @KERNELS
-def test_entries_newest_first_exits_oldest_first(guest: Guest, kernel: str) -> None:
+def test_entries_newest_first_exits_oldest_first(guest_of_each_dispatch: Guest, kernel: str) -> None:
     """Several fprobes on one function."""
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     log = Log(k)
     for name in "ABC":
         k.register_fprobe(log.fprobe(name), "gcd")
@@ -134,12 +134,12 @@ def test_entries_newest_first_exits_oldest_first(guest: Guest, kernel: str) -> N
 
 
 @KERNELS
-def test_tail_call(guest: Guest, kernel: str) -> None:
+def test_tail_call(guest_of_each_dispatch: Guest, kernel: str) -> None:
     """__x64_sys_readv jumps to do_readv: one return ends both, the inner first; ret_ip is the real one for both.
 
     The reads block, so two tasks are inside at once.
     """
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     calls: dict[int, list[tuple[str, int, int]]] = {}
 
     def note(what: str) -> Callable[..., None]:
@@ -162,9 +162,9 @@ def test_tail_call(guest: Guest, kernel: str) -> None:
 
 @KERNELS
 @pytest.mark.parametrize("backend", ["rsp", "gdb"])
-def test_handler_that_calls_its_own_function(guest: Guest, kernel: str, backend: str) -> None:
+def test_handler_that_calls_its_own_function(guest_of_each_dispatch: Guest, kernel: str, backend: str) -> None:
     """It runs once more inside itself, the third time is a miss: here the trigger's handler is the first level."""
-    k = guest(kernel=kernel, backend=backend)
+    k = guest_of_each_dispatch(kernel=kernel, backend=backend)
     depth: list[int] = []
 
     def on_entry(fp: Fprobe, ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:
@@ -179,9 +179,9 @@ def test_handler_that_calls_its_own_function(guest: Guest, kernel: str, backend:
 
 
 @KERNELS
-def test_two_fprobes_that_call_their_own_function(guest: Guest, kernel: str) -> None:
+def test_two_fprobes_that_call_their_own_function(guest_of_each_dispatch: Guest, kernel: str) -> None:
     """The recursion guard counts a miss for each fprobe at each refused hit."""
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     reasons: list[MissReason] = []
     k.on_missed = lambda fp, ip, hit, reason: reasons.append(reason)
     runs: list[str] = []
@@ -206,9 +206,9 @@ def test_two_fprobes_that_call_their_own_function(guest: Guest, kernel: str) -> 
 
 
 @KERNELS
-def test_kprobe_shared_reads_the_guests_current_kprobe(guest: Guest, kernel: str) -> None:
+def test_kprobe_shared_reads_the_guests_current_kprobe(guest_of_each_dispatch: Guest, kernel: str) -> None:
     """A kprobe event of the guest's own that fetches a string runs strncpy_from_kernel_nofault inside its handler."""
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     shared = Fprobe(lambda *_: None, flags=FPROBE_FL_KPROBE_SHARED)
     plain = Fprobe(lambda *_: None)
     k.shell(
@@ -227,9 +227,9 @@ def test_kprobe_shared_reads_the_guests_current_kprobe(guest: Guest, kernel: str
 
 
 @KERNELS
-def test_calls_in_flight_at_unregister_and_disable(guest: Guest, kernel: str) -> None:
+def test_calls_in_flight_at_unregister_and_disable(guest_of_each_dispatch: Guest, kernel: str) -> None:
     """Unregister or disable between entry and exit: the call returns normally, unseen, and is no miss."""
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     gone, quiet, witness = Fprobe(None, lambda *_: None), Fprobe(None, lambda *_: None), Fprobe(None, lambda *_: None)
 
     def inside(*_args: object) -> None:
@@ -247,9 +247,9 @@ def test_calls_in_flight_at_unregister_and_disable(guest: Guest, kernel: str) ->
     assert k.calls_in_flight == 0
 
 
-def test_unregister_while_a_task_sleeps_in_the_function(guest: Guest) -> None:
+def test_unregister_while_a_task_sleeps_in_the_function(guest_of_each_dispatch: Guest) -> None:
     """The sleeping call is in flight across runs; after unregister it returns unseen."""
-    k = guest()
+    k = guest_of_each_dispatch()
     fp = Fprobe(lambda *_: k.stop(), lambda *_: None)
     k.register_fprobe(fp, "vfs_readv")
     running = k.start("workload pipe 1")
@@ -290,15 +290,15 @@ def test_functions_without_fentry(guest: Guest, kernel: str, backend: str) -> No
     assert numbers.count(135) == 5
 
 
-def test_call_outside_handlers_is_refused(guest: Guest) -> None:
-    k = guest()
+def test_call_outside_handlers_is_refused(guest_of_each_dispatch: Guest) -> None:
+    k = guest_of_each_dispatch()
     with pytest.raises(GuestCallError, match="handler"):
         k.call("gcd", 1, 2)
 
 
-def test_call_that_sleeps(guest: Guest) -> None:
+def test_call_that_sleeps(guest_of_each_dispatch: Guest) -> None:
     """A guest function that schedules: msleep. Other vCPUs and tasks run meanwhile."""
-    k = guest()
+    k = guest_of_each_dispatch()
     before_ns = []
 
     def body() -> int:
@@ -310,8 +310,8 @@ def test_call_that_sleeps(guest: Guest) -> None:
     assert k.time_ns - before_ns[0] >= 20_000_000
 
 
-def test_unmapped_memory_is_a_typed_error(guest: Guest) -> None:
-    k = guest()
+def test_unmapped_memory_is_a_typed_error(guest_of_each_dispatch: Guest) -> None:
+    k = guest_of_each_dispatch()
     faults: list[int] = []
 
     def on_entry(*_args: object) -> None:
@@ -337,9 +337,9 @@ def test_too_many_functions_are_refused(guest: Guest) -> None:
 
 
 @KERNELS
-def test_default_pool_counts_functions_and_possible_cpus(guest: Guest, kernel: str) -> None:
+def test_default_pool_counts_functions_and_possible_cpus(guest_of_each_dispatch: Guest, kernel: str) -> None:
     """functions x possible CPUs x 2 nodes: recursion four deep on one function with two CPUs just fits."""
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     assert k.num_possible_cpus() == 2
     fp, small = Fprobe(None, lambda *_: None), Fprobe(None, lambda *_: None, nr_maxactive=2)
     k.register_fprobe(fp, "ep_loop_check_proc")

@@ -17,14 +17,18 @@ pytestmark = pytest.mark.qemu
 
 WAYS = [
     pytest.param(
-        {"kernel": name, "backend": backend, "smp": smp, "breakpoint": kind}, id=f"{name}-{backend}-{smp}-{kind}"
+        {"kernel": name, "backend": backend, "smp": smp, "dispatch": dispatch, "breakpoint": kind},
+        id=f"{name}-{backend}-{smp}-{dispatch}-{kind}",
     )
-    for name, backend, smp, kind in (
-        ("6.1", "rsp", 2, "sw"),
-        ("6.12", "rsp", 2, "sw"),
-        ("6.1", "gdb", 2, "sw"),
-        ("6.12", "gdb", 1, "hw"),
-        ("6.1", "rsp", 1, "hw"),
+    for name, backend, smp, dispatch, kind in (
+        ("6.1", "rsp", 2, "breakpoint", "sw"),
+        ("6.12", "rsp", 2, "breakpoint", "sw"),
+        ("6.1", "gdb", 2, "breakpoint", "sw"),
+        ("6.12", "gdb", 1, "breakpoint", "hw"),
+        ("6.1", "rsp", 1, "breakpoint", "hw"),
+        ("6.1", "rsp", 2, "trampoline", "sw"),
+        ("6.12", "rsp", 2, "trampoline", "sw"),
+        ("6.1", "gdb", 1, "trampoline", "sw"),
     )
 ]  # fmt: skip
 

@@ -61,9 +61,9 @@ class Case:
 
 
 @KERNELS
-def test_entry(guest: Callable[..., Kernel], kernel: str) -> None:
+def test_entry(guest_of_each_dispatch: Callable[..., Kernel], kernel: str) -> None:
     """``test_fprobe_entry``: an entry handler alone, by filter, on two functions."""
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     case = Case(k)
     with pytest.raises(InvalidProbe):
         k.unregister_fprobe(case.fp)
@@ -82,9 +82,9 @@ def test_entry(guest: Callable[..., Kernel], kernel: str) -> None:
 
 @KERNELS
 @pytest.mark.parametrize("way", ["filter", "syms"])
-def test_fprobe_and_syms(guest: Callable[..., Kernel], kernel: str, way: str) -> None:
+def test_fprobe_and_syms(guest_of_each_dispatch: Callable[..., Kernel], kernel: str, way: str) -> None:
     """``test_fprobe`` and ``test_fprobe_syms``: entry and exit, with the functions' return values."""
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     case = Case(k)
     case.fp.exit_handler = case.on_exit
     if way == "filter":
@@ -108,9 +108,9 @@ def test_fprobe_and_syms(guest: Callable[..., Kernel], kernel: str, way: str) ->
 
 
 @KERNELS
-def test_data(guest: Callable[..., Kernel], kernel: str) -> None:
+def test_data(guest_of_each_dispatch: Callable[..., Kernel], kernel: str) -> None:
     """``test_fprobe_data``: what the entry handler writes is what the exit handler reads."""
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     case = Case(k, entry_data_size=4)
     case.fp.exit_handler = case.on_exit
     k.register_fprobe(case.fp, "gcd")
@@ -119,9 +119,9 @@ def test_data(guest: Callable[..., Kernel], kernel: str) -> None:
 
 
 @KERNELS
-def test_nest(guest: Callable[..., Kernel], kernel: str) -> None:
+def test_nest(guest_of_each_dispatch: Callable[..., Kernel], kernel: str) -> None:
     """``test_fprobe_nest``: one node; the inner call is missed, entry and exit alike."""
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     case = Case(k)
     case.fp.exit_handler = case.on_exit
     case.fp.nr_maxactive = 1
@@ -133,9 +133,9 @@ def test_nest(guest: Callable[..., Kernel], kernel: str) -> None:
 
 
 @KERNELS
-def test_skip(guest: Callable[..., Kernel], kernel: str) -> None:
+def test_skip(guest_of_each_dispatch: Callable[..., Kernel], kernel: str) -> None:
     """``test_fprobe_skip``: a nonzero result of the entry handler cancels the exit, and is no miss."""
-    k = guest(kernel=kernel)
+    k = guest_of_each_dispatch(kernel=kernel)
     case = Case(k, skip=True)
     case.fp.exit_handler = case.on_exit
     k.register_fprobe(case.fp, "gcd")

@@ -16,6 +16,7 @@ import os
 import select
 import socket
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -105,7 +106,9 @@ class TrampolineDispatch:
         self._failure: BaseException | None = None
         self._stop_requested = False
         self._lost_seen = 0
-        self._resumed = (0, 0)
+        # Guest time and host time of the last resume, or only guest time, of the last stop.
+        self._resumed: tuple[int, int | None] = (0, None)
+        self._waited_ns: dict[int, int] = defaultdict(int)
         self._furnish(bound_sec)
 
     # Write code and words into the zone. Nobody has executed anything there.
@@ -203,7 +206,7 @@ class TrampolineDispatch:
 
     def _resume(self) -> None:
         # Where the counter stands against guest time is only known by waiting for a hit.
-        self._resumed = (self.clock.now_ns(), time.monotonic_ns())
+        self._resumed = (max(self.clock.now_ns(), self.clock.last_ns), time.monotonic_ns())
         self._tsc.forget()
         self.epoch += 1
         self.target.resume()
@@ -211,7 +214,14 @@ class TrampolineDispatch:
     def _halt(self) -> None:
         self.target.interrupt()
         self.target.wait(Deadline(_STOP_SEC))
-        self.clock.ran(time.monotonic_ns() - self._resumed[1])
+        now_ns = self._guest_now_ns()
+        self.clock.ran(now_ns - self._resumed[0])
+        self._resumed = (now_ns, None)
+
+    # While the guest runs, its virtual clock goes with the host's (QEMU without icount).
+    def _guest_now_ns(self) -> int:
+        guest_ns, host_ns = self._resumed
+        return guest_ns if host_ns is None else guest_ns + time.monotonic_ns() - host_ns
 
     # Handle what has been posted in a stopped guest.
     def _drain(self) -> None:
@@ -277,6 +287,7 @@ class TrampolineDispatch:
             self._give(self.core.entry, posted, hit)
         if posted.ip == self.task_dead_ip:
             self.core.task_dead(posted.task)
+            self._waited_ns.pop(posted.task, None)
             for call in self.returns.of_task(posted.task):
                 self.returns.free(call)
         new_ret = posted.ret_ip
@@ -320,9 +331,7 @@ class TrampolineDispatch:
 
     def _time_ns(self, tsc: int) -> int:
         if not self._tsc.anchored:
-            base_ns, resumed_ns = self._resumed
-            ran_ns = time.monotonic_ns() - resumed_ns if self.target.state is TargetState.RUNNING else 0
-            self._tsc.anchor(tsc, base_ns + ran_ns)
+            self._tsc.anchor(tsc, self._guest_now_ns())
         self.clock.last_ns = max(self.clock.last_ns, self._tsc.time_ns(tsc))
         return self.clock.last_ns
 
@@ -347,6 +356,7 @@ class TrampolineDispatch:
         if (halts or self.core.sites_changed) and self.target.state is TargetState.RUNNING:
             self._halt()
             self._sync_or_fail()
+        self._waited_ns[posted.task] += max(0, self._guest_now_ns() - self._tsc.time_ns(posted.tsc))
         self._slots.write_registers(posted.slot, writes)
         self._slots.go_on(posted.slot, to=to, new_ret=new_ret, sp=sp)
 
@@ -419,6 +429,10 @@ class TrampolineDispatch:
         else:
             self.target.write_memory(addr, data)
 
+    def waited_ns(self, task: int) -> int:
+        """See :meth:`.base.Dispatch.waited_ns`."""
+        return self._waited_ns[task]
+
     def recover_return(self, slot_addr: int, value: int) -> int | None:
         """See :meth:`.base.Dispatch.recover_return`."""
         call = self.returns.find(value)
@@ -454,7 +468,7 @@ class TrampolineDispatch:
             if deadline.expired:
                 raise GuestCallError(f"the function at {addr:#x} has not come back after {deadline.seconds:g} s")
             if self.target.state is TargetState.STOPPED:
-                self._resume_nested()
+                self._resume()
             self._serve_nested(slot, deadline)
         done = self._slots.take(slot)
         if done is None or done.kind is not Kind.CALLED:
@@ -466,10 +480,6 @@ class TrampolineDispatch:
         posted.cpu, posted.cr3 = done.cpu, done.cr3
         handling.state = _cpu_state(posted)
         return done.result
-
-    def _resume_nested(self) -> None:
-        self.epoch += 1
-        self.target.resume()
 
     # Handle other hits until this slot is posted again. A stop that a nested handler asks for comes after the call.
     def _serve_nested(self, slot: int, deadline: Deadline) -> None:
