@@ -51,7 +51,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 __all__ = [
     "BreakpointRefused",
@@ -241,13 +241,29 @@ class TypeLookupError(FprobeGdbError):
 
 
 class TypeNotFound(TypeLookupError):
-    """No C type, function or variable of this name in the kernel's type information."""
+    """No C type, function or variable of this name in the kernel's type information.
 
-    def __init__(self, name: str, near: Sequence[str] = ()) -> None:
-        hint = f"; did you mean {', '.join(near)}?" if near else ""
-        super().__init__(f"the kernel's type information has no {name}{hint}")
+    :param near: names like it, or what finds them: that takes some 50 ms, and many callers only want to know.
+    """
+
+    def __init__(self, name: str, near: Sequence[str] | Callable[[], Sequence[str]] = ()) -> None:
+        super().__init__(name)
         self.name = name
-        self.near = tuple(near)
+        self._near = near
+
+    @property
+    def near(self) -> tuple[str, ...]:
+        """Names like it that there are."""
+        if callable(self._near):
+            try:
+                self._near = self._near()
+            except BtfError:
+                self._near = ()
+        return tuple(self._near)
+
+    def __str__(self) -> str:
+        hint = f"; did you mean {', '.join(self.near)}?" if self.near else ""
+        return f"the kernel's type information has no {self.name}{hint}"
 
 
 class TypeAmbiguous(TypeLookupError):

@@ -135,8 +135,10 @@ class Judge:
         *,
         entry_only: bool = False,
     ) -> None:
-        entries = {ip: _scope(knowledge, name_at(ip), False) for ip in ips}
-        exits = {ip: _scope(knowledge, name_at(ip), True) for ip in ips}
+        # Whoever asks nothing need not wait until the types of thousands of functions are read.
+        asked = ips if questions else ()
+        entries = {ip: _scope(knowledge, name_at(ip), False) for ip in asked}
+        exits = {ip: _scope(knowledge, name_at(ip), True) for ip in asked}
         self.at_entry: Filter[int] | None = None
         self.at_exit: list[Filter[int]] = []
         if questions.filter is not None:

@@ -248,7 +248,7 @@ def test_everything_excluded() -> None:
 
 def test_too_many_functions_are_refused_before_booting() -> None:
     """The number, the limit, the reason, and how to have it all the same."""
-    outcome = run_tool("trace", *NO_BOOT, "-i", "*", "--", "true")
+    outcome = run_tool("trace", *NO_BOOT, "--dispatch", "breakpoint", "-i", "*", "--", "true")
     assert (outcome.status, outcome.out) == (2, "")
     found = re.search(r"(\d+) functions match, but breakpoints serve 256: each one slows the whole guest", outcome.err)
     assert found
@@ -258,7 +258,7 @@ def test_too_many_functions_are_refused_before_booting() -> None:
 
 def test_limit_of_functions_can_be_moved() -> None:
     """--max-sites, down and up again."""
-    few = ("trace", "--dry-run", "-i", "vfs_*", "--max-sites")
+    few = ("trace", "--dispatch", "breakpoint", "--dry-run", "-i", "vfs_*", "--max-sites")
     refused = run_tool(*few, "3", "--", "true")
     assert refused.status == 2, refused
     assert "breakpoints serve 3" in refused.err

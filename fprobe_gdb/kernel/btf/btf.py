@@ -250,7 +250,7 @@ class Btf:
         if len(all_found) == 1:
             return all_found[0]
         if not all_found:
-            raise TypeNotFound(what, self._near(what, kind))
+            raise TypeNotFound(what, lambda: self._near(what, kind))
         # Encoders leave some types in several times, word for word the same.
         different = {text(one): one for one in reversed(all_found)}
         if len(different) > 1:
