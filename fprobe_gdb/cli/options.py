@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import rich_click as click
 
 from emu.spec import ACCELS
+from fprobe_gdb.dispatch.trampoline.dispatch import DEFAULT_ANSWER_SEC
 from fprobe_gdb.errors import UsageError
 from fprobe_gdb.session.options import BACKENDS, DEFAULT_MAX_SITES, DISPATCHES, BootOptions
 from fprobe_gdb.target.base import BreakpointKind
@@ -97,6 +98,15 @@ _GUEST_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Refuse more breakpoints than this: every one slows the guest.",
     ),
     click.option(
+        "--answer-within",
+        "answer_sec",
+        default=DEFAULT_ANSWER_SEC,
+        show_default=True,
+        metavar="S",
+        type=click.FloatRange(0, min_open=True),
+        help="Trampolines: seconds that a call waits for us before it goes on without, counted as lost.",
+    ),
+    click.option(
         "--boot-timeout",
         "boot_timeout_sec",
         default=120.0,
@@ -128,7 +138,7 @@ def boot_options(values: dict[str, Any]) -> BootOptions:
         files[guest] = Path(host)
     names = (
         "kernel", "smp", "memory_mib", "backend", "dispatch", "breakpoint", "accel", "qemu", "kaslr", "max_sites",
-        "boot_timeout_sec",
+        "answer_sec", "boot_timeout_sec",
     )  # fmt: skip
     chosen = {name: values.pop(name) for name in names}
     return BootOptions(cmdline=tuple(values.pop("append").split()), files=files, **chosen)

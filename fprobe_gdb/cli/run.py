@@ -49,9 +49,13 @@ def run(script: Path, command: tuple[str, ...], timeout_sec: float, **values: An
     with k:
         probes.guard(lambda: probes.probe(k))
         deadline = Deadline(timeout_sec)
+        lines = _Lines()
         try:
             running = k.start(text, keep_output=False)
-            probes.guard(lambda: follow(k, running, deadline, _show))
+            try:
+                probes.guard(lambda: follow(k, running, deadline, lines.show))
+            finally:
+                lines.end()
         except (KeyboardInterrupt, CommandTimeout):
             probes.report(k)
             raise
@@ -117,7 +121,21 @@ class _Script:
         return function  # type: ignore[no-any-return]
 
 
-def _show(data: bytes) -> None:
-    if data:
-        sys.stdout.write(data.decode(errors="replace"))
-        sys.stdout.flush()
+# Shows output of the guest's command by whole lines: what handlers print comes at any moment, and must not get in
+# between. A carriage return ends a line too, for progress bars.
+class _Lines:
+    def __init__(self) -> None:
+        self._partial = b""
+
+    def show(self, data: bytes) -> None:
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        if end:
+            sys.stdout.write((self._partial + data[:end]).decode(errors="replace"))
+            sys.stdout.flush()
+            self._partial = b""
+        self._partial += data[end:]
+
+    # What is left of a line that was never ended.
+    def end(self) -> None:
+        if self._partial:
+            self.show(b"\n")

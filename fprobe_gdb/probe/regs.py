@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 from fprobe_gdb.registers import ARGUMENT_REGISTERS, GENERAL_REGISTERS, MASK64, Registers
@@ -22,6 +23,7 @@ _EFFECTIVE = {
     Side.ENTRY: frozenset(GENERAL_REGISTERS) - {"r11", "sp"} | {"flags", "ip"},
     Side.EXIT: frozenset(GENERAL_REGISTERS) - {"sp"} | {"flags"},
 }
+_FROM_CPU = frozenset((*GENERAL_REGISTERS, "flags"))
 _NAMES = (*GENERAL_REGISTERS, "ip", "flags", "cs", "ss", "orig_ax")
 # arch/x86/include/asm/segment.h: what both trampolines store as __KERNEL_CS and __KERNEL_DS.
 _KERNEL_CS, _KERNEL_SS = 0x10, 0x18
@@ -34,15 +36,17 @@ class PtRegs:
     general registers but ``sp``, and ``flags`` (a changed ``ax`` is a changed return value). As in the kernel, other
     writes are seen by the handlers that follow and by nobody else.
 
-    :param values: the vCPU's registers at the hit.
+    :param values: the vCPU's registers at the hit; kept and not changed. They are looked up when somebody asks.
     :param ip: what ``regs.ip`` shows: behind the fentry instruction at entry, the return address at exit.
     :param ret_addr: where the function returns to (for :meth:`override_return`).
     """
 
-    __slots__ = ("_original", "_overridden", "_ret_addr", "_side", "_values")
+    __slots__ = ("_fixed", "_overridden", "_ret_addr", "_side", "_values", "_writes")
 
-    _values: Registers
-    _original: Registers
+    # What the vCPU had, never changed; what pt_regs shows instead; and what handlers have written.
+    _values: Mapping[str, int]
+    _fixed: Registers
+    _writes: Registers
     _side: Side
     _ret_addr: int
     _overridden: bool
@@ -68,28 +72,33 @@ class PtRegs:
     ss: int
     orig_ax: int
 
-    def __init__(self, values: Registers, side: Side, ip: int, ret_addr: int) -> None:
-        shown = {name: values[name] for name in (*GENERAL_REGISTERS, "flags")}
-        shown["ip"] = ip
-        shown["cs"], shown["ss"] = _KERNEL_CS, _KERNEL_SS
-        # ftrace_regs_caller stores 0, arch_rethook_trampoline ~0.
-        shown["orig_ax"] = 0 if side is Side.ENTRY else MASK64
-        object.__setattr__(self, "_values", shown)
-        object.__setattr__(self, "_original", dict(shown))
-        object.__setattr__(self, "_side", side)
-        object.__setattr__(self, "_ret_addr", ret_addr)
-        object.__setattr__(self, "_overridden", False)
+    def __init__(self, values: Mapping[str, int], side: Side, ip: int, ret_addr: int) -> None:
+        fill = object.__setattr__
+        fill(self, "_values", values)
+        # ftrace_regs_caller stores 0 as orig_ax, arch_rethook_trampoline ~0.
+        orig_ax = 0 if side is Side.ENTRY else MASK64
+        fill(self, "_fixed", {"ip": ip, "cs": _KERNEL_CS, "ss": _KERNEL_SS, "orig_ax": orig_ax})
+        fill(self, "_writes", {})
+        fill(self, "_side", side)
+        fill(self, "_ret_addr", ret_addr)
+        fill(self, "_overridden", False)
 
     def __getattr__(self, name: str) -> int:
-        try:
+        if name.startswith("_"):
+            # A half-made copy, which has none of these yet.
+            raise AttributeError(name)
+        if name in self._writes:
+            return self._writes[name]
+        if name in self._fixed:
+            return self._fixed[name]
+        if name in _FROM_CPU:
             return self._values[name]
-        except KeyError:
-            raise AttributeError(f"pt_regs has no {name!r}; it has {', '.join(_NAMES)}") from None
+        raise AttributeError(f"pt_regs has no {name!r}; it has {', '.join(_NAMES)}")
 
     def __setattr__(self, name: str, value: int) -> None:
-        if name not in self._values:
+        if name not in _FROM_CPU and name not in self._fixed:
             raise AttributeError(f"pt_regs has no {name!r}; it has {', '.join(_NAMES)}")
-        self._values[name] = int(value) & MASK64
+        self._writes[name] = int(value) & MASK64
 
     # The default copy asks a half-made object for its attributes, which __getattr__ answers from what is not there yet.
     def __copy__(self) -> PtRegs:
@@ -103,7 +112,7 @@ class PtRegs:
         return self.__copy__()
 
     def __repr__(self) -> str:
-        return "PtRegs(" + ", ".join(f"{name}={self._values[name]:#x}" for name in _NAMES) + ")"
+        return "PtRegs(" + ", ".join(f"{name}={getattr(self, name):#x}" for name in _NAMES) + ")"
 
     @property
     def side(self) -> Side:
@@ -113,7 +122,7 @@ class PtRegs:
     @property
     def arguments(self) -> tuple[int, ...]:
         """The six register arguments (meaningful at entry only)."""
-        return tuple(self._values[name] for name in ARGUMENT_REGISTERS)
+        return tuple(getattr(self, name) for name in ARGUMENT_REGISTERS)
 
     @property
     def overridden(self) -> bool:
@@ -122,7 +131,7 @@ class PtRegs:
 
     def as_dict(self) -> Registers:
         """A copy of all registers by name."""
-        return dict(self._values)
+        return {name: getattr(self, name) for name in _NAMES}
 
     def return_value(self) -> int:
         """``regs_return_value()``: ax, unsigned."""
@@ -145,9 +154,13 @@ class PtRegs:
             # The call never happens: the return slot is popped, all else stays as handlers left it.
             writes = self._changed(_EFFECTIVE[Side.ENTRY] - {"ip"})
             writes["ip"] = self._ret_addr
-            writes["sp"] = (self._original["sp"] + 8) & MASK64
+            writes["sp"] = (self._values["sp"] + 8) & MASK64
             return writes
-        return self._changed(_EFFECTIVE[self._side])
+        return self._changed(_EFFECTIVE[self._side]) if self._writes else {}
 
     def _changed(self, names: frozenset[str]) -> Registers:
-        return {name: self._values[name] for name in sorted(names) if self._values[name] != self._original[name]}
+        written = ((name, value) for name, value in sorted(self._writes.items()) if name in names)
+        return {name: value for name, value in written if value != self._original(name)}
+
+    def _original(self, name: str) -> int:
+        return self._fixed[name] if name in self._fixed else self._values[name]

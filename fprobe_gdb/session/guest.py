@@ -410,8 +410,8 @@ class Kernel(GuestView):
         try:
             if not isinstance(self.machine, Machine):
                 raise ZoneError("the memory of a guest that was attached to is not shared with us")
-            percpu = self.knowledge.percpu
-            self._dispatch = open_trampolines(self.machine, self.target, self._core, self.symbols, percpu)
+            percpu, answer_sec = self.knowledge.percpu, self.options.answer_sec
+            self._dispatch = open_trampolines(self.machine, self.target, self._core, self.symbols, percpu, answer_sec)
         except ZoneError as error:
             if asked == "trampoline":
                 raise

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import images
 from emu.spec import MachineSpec
+from fprobe_gdb.dispatch.trampoline.dispatch import DEFAULT_ANSWER_SEC
 from fprobe_gdb.errors import TooManySites, UsageError
 from fprobe_gdb.target.base import BreakpointKind
 from images.catalog import load as load_catalog
@@ -57,8 +58,10 @@ class BootOptions:
     files: Mapping[str, bytes | Path] = field(default_factory=dict)
     #: How long the boot may take.
     boot_timeout_sec: float = 120.0
-    #: More functions than this are refused.
+    #: More breakpoints than this are refused.
     max_sites: int = DEFAULT_MAX_SITES
+    #: Trampolines: how long a call waits for its handler to begin before it goes on without, as a lost one.
+    answer_sec: float = DEFAULT_ANSWER_SEC
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

@@ -20,11 +20,17 @@ _TSC_KHZ = 1_000_000
 
 
 def open_trampolines(
-    machine: Machine, target: Target, core: ProbeCore, symbols: SymbolTable, percpu: PerCpuLayout
+    machine: Machine,
+    target: Target,
+    core: ProbeCore,
+    symbols: SymbolTable,
+    percpu: PerCpuLayout,
+    answer_sec: float,
 ) -> TrampolineDispatch:
     """Map the zone into the stopped guest and furnish it.
 
     :param symbols: at the guest's addresses.
+    :param answer_sec: how long a pad waits for the host to begin with its hit.
     :raise ZoneError: when the machine has no shared RAM, or the zone cannot be mapped.
     """
     if machine.ram is None or machine.doorbell is None or not machine.spec.reserved_mib:
@@ -53,6 +59,7 @@ def open_trampolines(
         cpu_number=percpu.cpu_number,
         fentry_addr=next(iter(symbols.addresses("__fentry__")), None),
         tsc_khz=word("tsc_khz", 4, _TSC_KHZ),
+        answer_sec=answer_sec,
     )
 
 

@@ -88,7 +88,7 @@ def test_jsonl_with_misses(tmp_path: Path) -> None:
     durations = [event["duration_ns"] for event in events if event["type"] == "exit"]
     assert (row["min_ns"], row["max_ns"]) == (min(durations), max(durations))
     assert (summary["ended"], summary["command_status"]) == ("command finished", 0)
-    assert summary["dispatch"] == "breakpoint (gdb, sw)"
+    assert summary["dispatch"] == "trampoline (gdb)"
     times = [event["time_ns"] for event in events if "time_ns" in event]
     assert times == sorted(times)
 

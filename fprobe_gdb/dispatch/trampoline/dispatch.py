@@ -39,10 +39,10 @@ from fprobe_gdb.registers import ARGUMENT_REGISTERS, MASK64, REGISTERS
 from fprobe_gdb.target.base import Target, TargetState
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["DEFAULT_BOUND_SEC", "TrampolineDispatch"]
+__all__ = ["DEFAULT_ANSWER_SEC", "TrampolineDispatch"]
 
-#: How long a pad waits for the host before it lets its call through.
-DEFAULT_BOUND_SEC = 10.0
+#: How long a pad waits for the host to begin with its hit before it lets the call through.
+DEFAULT_ANSWER_SEC = 10.0
 _STOP_SEC = 30.0
 # How long to look for the next hit before going to sleep, and how often to look at everything else meanwhile.
 _SPIN_NS = 30_000
@@ -50,11 +50,14 @@ _LOOK_ROUND_NS = 2_000_000
 _FENTRY_BYTES = 5
 
 
+# A hit whose handlers are running. The function that a handler calls may end on another vCPU: then ``at`` is newer.
 @dataclass(slots=True)
 class _Handling:
     posted: Posted
-    state: CpuState
+    at: Posted
+    ip: int
     hit: Hit
+    state: CpuState | None = None
 
 
 class TrampolineDispatch:
@@ -83,7 +86,7 @@ class TrampolineDispatch:
         fentry_addr: int | None,
         tsc_khz: int,
         task_dead_ip: int | None = None,
-        bound_sec: float = DEFAULT_BOUND_SEC,
+        answer_sec: float = DEFAULT_ANSWER_SEC,
     ) -> None:
         self.target = target
         self.core = core
@@ -109,15 +112,15 @@ class TrampolineDispatch:
         # Guest time and host time of the last resume, or only guest time, of the last stop.
         self._resumed: tuple[int, int | None] = (0, None)
         self._waited_ns: dict[int, int] = defaultdict(int)
-        self._furnish(bound_sec)
+        self._furnish(answer_sec)
 
     # Write code and words into the zone. Nobody has executed anything there.
-    def _furnish(self, bound_sec: float) -> None:
+    def _furnish(self, answer_sec: float) -> None:
         zone, ram = self.zone, self.ram
         ram.write_physical(zone.physical, bytes(zone.size_bytes))
         ram.write_physical(zone.physical_of(zone.code), self.pads.code)
         ram.write_physical(zone.physical_of(zone.stubs), self.pads.stubs(zone))
-        self._set_word(Zone.BOUND_TSC, self._tsc.counts(int(bound_sec * 1e9)))
+        self._set_word(Zone.BOUND_TSC, self._tsc.counts(int(answer_sec * 1e9)))
 
     # Section: running the guest
 
@@ -208,6 +211,7 @@ class TrampolineDispatch:
         # Where the counter stands against guest time is only known by waiting for a hit.
         self._resumed = (max(self.clock.now_ns(), self.clock.last_ns), time.monotonic_ns())
         self._tsc.forget()
+        self._set_word(Zone.HOST_AWAY, 0)
         self.epoch += 1
         self.target.resume()
 
@@ -269,7 +273,7 @@ class TrampolineDispatch:
             return
         started_ns = time.monotonic_ns()
         self.epoch += 1
-        if posted.kind is Kind.EXIT:
+        if posted.kind == Kind.EXIT:
             self._exit(posted)
         else:
             self._entry(posted)
@@ -306,8 +310,6 @@ class TrampolineDispatch:
             # Its node was given to nobody: the task was taken for dead. The pad knows the way.
             self._slots.go_on(posted.slot)
             return
-        # Exit handlers run at the return address, with the stack pointer of the caller.
-        posted.registers["ip"] = call.ret_addr
         regs = PtRegs(posted.registers, Side.EXIT, call.ret_addr, call.ret_addr)
         hit = self._hit(posted, regs, call.ret_addr, call.frame, call.ret_addr)
         if self.core.is_exit(posted.task, call.frame, call.ret_addr):
@@ -337,7 +339,7 @@ class TrampolineDispatch:
 
     # Let the core call the handlers of a hit. What they raise is kept for run(), the first one wins.
     def _give(self, feed: Callable[[Hit], None], posted: Posted, hit: Hit) -> None:
-        self._handling.append(_Handling(posted, _cpu_state(posted), hit))
+        self._handling.append(_Handling(posted, posted, hit.ip, hit))
         try:
             feed(hit)
         except BaseException as error:
@@ -373,6 +375,11 @@ class TrampolineDispatch:
             self._failure = error
         self.core.unregister_all()
 
+    @property
+    def waiting(self) -> list[int]:
+        """Slots of hits that wait for us now, or for the handlers that are running."""
+        return self._slots.waiting()
+
     # Section: calls that were let through without us
 
     # Count them where they belong.
@@ -405,7 +412,10 @@ class TrampolineDispatch:
         """See :meth:`.base.Dispatch.current`."""
         if not self._handling:
             raise StateError("this", "not in a handler", "in a handler")
-        return self._handling[-1].state
+        handling = self._handling[-1]
+        if handling.state is None:
+            handling.state = _cpu_state(handling)
+        return handling.state
 
     @property
     def in_handler(self) -> bool:
@@ -419,13 +429,13 @@ class TrampolineDispatch:
     def read_memory(self, addr: int, size_bytes: int) -> bytes:
         """See :meth:`.base.Dispatch.read_memory`."""
         if self._handling:
-            return self.ram.read(self._handling[-1].posted.cr3, addr, size_bytes)
+            return self.ram.read(self._handling[-1].at.cr3, addr, size_bytes)
         return self.target.read_memory(addr, size_bytes)
 
     def write_memory(self, addr: int, data: bytes) -> None:
         """See :meth:`.base.Dispatch.write_memory`."""
         if self._handling:
-            self.ram.write(self._handling[-1].posted.cr3, addr, data)
+            self.ram.write(self._handling[-1].at.cr3, addr, data)
         else:
             self.target.write_memory(addr, data)
 
@@ -445,7 +455,6 @@ class TrampolineDispatch:
         if len(args) > len(ARGUMENT_REGISTERS):
             raise GuestCallError(f"a guest call takes at most {len(ARGUMENT_REGISTERS)} arguments, not {len(args)}")
         handling, failure = self._handling[-1], self._failure
-        posted = handling.posted
         stopped = self.target.state is TargetState.STOPPED
         if self.core.sites_changed:
             if not stopped:
@@ -453,7 +462,7 @@ class TrampolineDispatch:
                 stopped = True
             self.sync()
         values = dict(zip(ARGUMENT_REGISTERS, (arg & MASK64 for arg in args), strict=False))
-        self._slots.call(posted.slot, addr, values)
+        self._slots.call(handling.posted.slot, addr, values)
         result = self._await_call(handling, addr, deadline)
         if stopped and self.target.state is TargetState.RUNNING:
             self._halt()
@@ -471,15 +480,13 @@ class TrampolineDispatch:
                 self._resume()
             self._serve_nested(slot, deadline)
         done = self._slots.take(slot)
-        if done is None or done.kind is not Kind.CALLED:
+        if done is None or done.kind != Kind.CALLED:
             raise GuestCallError(f"the call of {addr:#x} got lost: its pad did not wait any longer")
         # All registers as they were before the call; where the task runs may have changed.
-        posted = handling.posted
-        registers = {name: value for name, value in posted.registers.items() if name not in ("ip", "sp")}
+        registers = {name: value for name, value in handling.posted.registers.items() if name not in ("ip", "sp")}
         self._slots.write_registers(slot, registers)
-        posted.cpu, posted.cr3 = done.cpu, done.cr3
-        handling.state = _cpu_state(posted)
-        return done.result
+        handling.at, handling.state = done, None
+        return int(done.result)
 
     # Handle other hits until this slot is posted again. A stop that a nested handler asks for comes after the call.
     def _serve_nested(self, slot: int, deadline: Deadline) -> None:
@@ -497,10 +504,13 @@ class TrampolineDispatch:
                     pass
 
 
-def _cpu_state(posted: Posted) -> CpuState:
+# Handlers run at the location, or at the return address.
+def _cpu_state(handling: _Handling) -> CpuState:
+    posted, at = handling.posted, handling.at
+    kernel_mode = {"ip": handling.ip, "cs": 0x10, "ss": 0x18, "cr3": at.cr3}
     return CpuState(
-        vcpu=posted.cpu,
-        registers=posted.registers | {"cs": 0x10, "ss": 0x18, "cr3": posted.cr3},
+        vcpu=at.cpu,
+        registers={**posted.registers, **kernel_mode},
         task=posted.task,
         preempt_count=posted.preempt_count,
         kprobe_running=bool(posted.kprobe),

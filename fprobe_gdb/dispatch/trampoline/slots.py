@@ -3,40 +3,73 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
-from fprobe_gdb.dispatch.trampoline.pads import SLOT_REGISTERS, Action, Field, Kind, State
+from fprobe_gdb.dispatch.trampoline.pads import SLOT_REGISTERS, Action, Field, State
 from fprobe_gdb.dispatch.trampoline.zone import SLOT_BYTES, SLOTS, Zone
-from fprobe_gdb.registers import MASK64, Registers
+from fprobe_gdb.registers import MASK64
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["Posted", "Slots"]
+__all__ = ["Posted", "SlotRegisters", "Slots"]
 
 _WORDS = struct.Struct(f"<{SLOT_BYTES // 8}Q")
 _POSTED = bytes([State.POSTED])
 _FIRST_REGISTER = Field.REGISTERS // 8
+_TSC = Field.TSC // 8
 
 
-@dataclass(slots=True)
+_INDEX = {name: _FIRST_REGISTER + index for index, name in enumerate(SLOT_REGISTERS)}
+_INDEX |= {"sp": Field.SP // 8, "ip": Field.IP // 8, "flags": Field.FLAGS // 8}
+
+
+class SlotRegisters(Mapping[str, int]):
+    """The registers of a hit: general ones, ``ip`` and ``flags``. Nothing is done for those that nobody asks for."""
+
+    __slots__ = ("_words",)
+
+    def __init__(self, words: tuple[int, ...]) -> None:
+        self._words = words
+
+    def __getitem__(self, name: str) -> int:
+        return self._words[_INDEX[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_INDEX)
+
+    def __len__(self) -> int:
+        return len(_INDEX)
+
+
+def _word(field: Field, doc: str) -> property:
+    index = field // 8
+    return property(lambda posted: posted.words[index], doc=doc)
+
+
 class Posted:
-    """A hit that waits for us. Its words are those that the pad has written."""
+    """A hit that waits for us, in the words that its pad has written."""
 
-    slot: int
-    kind: Kind
-    ip: int
-    sp: int
-    ret_ip: int
-    to: int
-    tsc: int
-    task: int
-    preempt_count: int
-    kprobe: int
-    cr3: int
-    cpu: int
-    #: General registers, ``ip`` and ``flags``.
-    registers: Registers
-    result: int
+    __slots__ = ("slot", "words")
+
+    def __init__(self, slot: int, words: tuple[int, ...]) -> None:
+        self.slot = slot
+        self.words = words
+
+    kind = _word(Field.KIND, "A :class:`~.pads.Kind`.")
+    ip = _word(Field.IP, "Entry: the location. Exit: behind the call in the stub.")
+    sp = _word(Field.SP, "The stack pointer when the function was entered, or when it has returned.")
+    ret_ip = _word(Field.RET_IP, "Entry: the word at ``sp``.")
+    tsc = _word(Field.TSC, "When it was posted.")
+    task = _word(Field.TASK, "``current``.")
+    preempt_count = _word(Field.PREEMPT_COUNT, "The raw per-CPU preempt count of the function.")
+    kprobe = _word(Field.KPROBE, "``current_kprobe``.")
+    cr3 = _word(Field.CR3, "The page table root.")
+    cpu = _word(Field.CPU, "The vCPU.")
+    result = _word(Field.RESULT, "What the guest function returned that the host had called.")
+
+    @property
+    def registers(self) -> SlotRegisters:
+        """General registers, ``ip`` and ``flags``."""
+        return SlotRegisters(self.words)
 
 
 class Slots:
@@ -58,6 +91,11 @@ class Slots:
         found = states.find(_POSTED)
         return found if found >= 0 else None
 
+    def waiting(self) -> list[int]:
+        """All slots that wait for us."""
+        states = self._bytes[self._states : self._states + SLOTS].tobytes()
+        return [slot for slot, state in enumerate(states) if state == State.POSTED]
+
     def is_posted(self, slot: int) -> bool:
         """Whether this slot waits for us."""
         return self._bytes[self._states + slot] == State.POSTED
@@ -66,32 +104,13 @@ class Slots:
         """Begin with a hit: from now on its pad will not give up soon. None when it has just done so."""
         begin = self._slots + slot * SLOT_BYTES
         words = _WORDS.unpack_from(self._bytes, begin)
-        tsc = words[Field.TSC // 8]
+        tsc = words[_TSC]
         self._write(slot, Field.TAKEN, tsc)
         while (state := self._bytes[self._states + slot]) == State.LEAVING:
             pass
         if state != State.POSTED or self._read(slot, Field.TSC) != tsc:
             return None
-        registers = dict(zip(SLOT_REGISTERS, words[_FIRST_REGISTER:], strict=False))
-        registers["sp"] = words[Field.SP // 8]
-        registers["ip"] = words[Field.IP // 8]
-        registers["flags"] = words[Field.FLAGS // 8]
-        return Posted(
-            slot=slot,
-            kind=Kind(words[Field.KIND // 8]),
-            ip=words[Field.IP // 8],
-            sp=words[Field.SP // 8],
-            ret_ip=words[Field.RET_IP // 8],
-            to=words[Field.TO // 8],
-            tsc=tsc,
-            task=words[Field.TASK // 8],
-            preempt_count=words[Field.PREEMPT_COUNT // 8],
-            kprobe=words[Field.KPROBE // 8],
-            cr3=words[Field.CR3 // 8],
-            cpu=words[Field.CPU // 8],
-            registers=registers,
-            result=words[Field.RESULT // 8],
-        )
+        return Posted(slot, words)
 
     def write_registers(self, slot: int, values: Mapping[str, int]) -> None:
         """Set what the pad restores: general registers but ``sp``, and ``flags``."""

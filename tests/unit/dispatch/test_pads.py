@@ -96,7 +96,7 @@ def test_a_return_goes_through_its_stub_and_back() -> None:
     stubs = []
 
     def answer(machine: PadMachine, posted: Posted) -> None:
-        if posted.kind is Kind.ENTRY:
+        if posted.kind == Kind.ENTRY:
             stubs.append(machine.returns.hook(posted.ret_ip, posted.sp, posted.task))
             machine.slots.go_on(posted.slot, new_ret=stubs[0])
         else:
@@ -118,7 +118,7 @@ def test_a_return_goes_through_its_stub_and_back() -> None:
 
 def test_a_guest_function_that_a_handler_calls() -> None:
     def answer(machine: PadMachine, posted: Posted) -> None:
-        if posted.kind is Kind.ENTRY:
+        if posted.kind == Kind.ENTRY:
             machine.slots.call(posted.slot, HELPER, {"di": 5, "si": 6})
         else:
             assert machine.percpu(COUNT_AT) == 0x80000002
@@ -131,7 +131,7 @@ def test_a_guest_function_that_a_handler_calls() -> None:
     machine.uc.mem_write(HELPER, bytes.fromhex("89f801f0c3"))
     before = machine.scramble(5)
     machine.run(FUNCTION, BEHIND)
-    assert machine.posted[1].kind is Kind.CALLED
+    assert machine.posted[1].kind == Kind.CALLED
     assert machine.posted[1].result == 11
     assert machine.functions[:1] == [HELPER]
     assert machine.registers() == before | {"ip": BEHIND}
