@@ -11,7 +11,7 @@ import re
 from fprobe_gdb.errors import ExprError
 from fprobe_gdb.expr.context import Context
 from fprobe_gdb.expr.kinds import INT, LONG, ULONG, IntKind, ObjectKind, PointerKind, kind_of, promoted
-from fprobe_gdb.expr.names import EXIT_ONLY, FIELDS, SPECIAL, WORDS, enumerators, error_numbers, near
+from fprobe_gdb.expr.names import EXIT_ONLY, FIELDS, SPECIAL, WORDS, enumerator, error_numbers, near
 from fprobe_gdb.expr.syntax import Member, Name
 from fprobe_gdb.expr.typed import Argument, Const, Field, Register, RetVal, Running, Typed
 from fprobe_gdb.kernel.btf import VoidType
@@ -103,7 +103,7 @@ def _constant(ctx: Context, node: Name) -> Typed:
         return Const(PointerKind(None), 0) if word == "NULL" else Const(INT, int(word == "true"))
     if word in error_numbers():
         return Const(INT, error_numbers()[word])
-    found = enumerators(ctx.scope.btf).get(word, ()) if ctx.scope.btf is not None else ()
+    found = enumerator(ctx.scope.btf, word) if ctx.scope.btf is not None else ()
     if len(found) > 1:
         values = ", ".join(map(str, found))
         raise ctx.error(f"several enumerations have {word}, with the values {values}; write the number", node.column)

@@ -7,14 +7,13 @@ import errno
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from weakref import WeakKeyDictionary
 
 from fprobe_gdb.errors import TypeLookupError
 from fprobe_gdb.expr.kinds import INT, LONG, TEXT, IntKind, Kind
 from fprobe_gdb.kernel.btf import Btf, FuncProto, Param, PointerType
 from fprobe_gdb.kernel.values import error_name
 
-__all__ = ["EXIT_ONLY", "FIELDS", "SPECIAL", "WORDS", "Scope", "enumerators", "error_numbers", "near"]
+__all__ = ["EXIT_ONLY", "FIELDS", "SPECIAL", "WORDS", "Scope", "enumerator", "error_numbers", "near"]
 
 _ADDRESS = IntKind(64, False, is_address=True)
 #: Names that are plain attributes of a hit.
@@ -82,20 +81,9 @@ def error_numbers() -> Mapping[str, int]:
     return {name: getattr(errno, name) for name in dir(errno) if name.startswith("E")} | own
 
 
-_known_enumerators: WeakKeyDictionary[Btf, Mapping[str, tuple[int, ...]]] = WeakKeyDictionary()
-
-
-def enumerators(btf: Btf) -> Mapping[str, tuple[int, ...]]:
-    """The different values of each enumerator's name in a kernel. Some 100 ms at the first use, kept after that."""
-    found = _known_enumerators.get(btf)
-    if found is None:
-        made: dict[str, tuple[int, ...]] = {}
-        for enum in btf.enums():
-            for name, value in enum.enumerators:
-                if value not in made.get(name, ()):
-                    made[name] = (*made.get(name, ()), value)
-        found = _known_enumerators[btf] = made
-    return found
+def enumerator(btf: Btf, name: str) -> tuple[int, ...]:
+    """The different values of an enumerator's name in a kernel. Some 100 ms at the first use, none after that."""
+    return tuple(dict.fromkeys(enum.values[name] for enum in btf.enumerators.get(name, ())))
 
 
 def near(name: str, known: Iterable[str]) -> list[str]:

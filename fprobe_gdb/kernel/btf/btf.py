@@ -159,6 +159,18 @@ class Btf:
                 if isinstance(found, EnumType):
                     yield found
 
+    @cached_property
+    def enumerators(self) -> Mapping[str, tuple[EnumType, ...]]:
+        """The enumerations that have an enumerator, by its name. Some 100 ms at the first use.
+
+        :raise BtfError: an enumeration is damaged.
+        """
+        found: dict[str, tuple[EnumType, ...]] = {}
+        for enum in self.enums():
+            for name, _ in enum.enumerators:
+                found[name] = (*found.get(name, ()), enum)
+        return MappingProxyType(found)
+
     def type(self, text: str) -> Type:
         """A type as C writes it: ``size_t``, ``struct file *``, ``unsigned long``, ``char [16]``; no function pointers.
 
