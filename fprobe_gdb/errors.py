@@ -4,6 +4,7 @@
 
     FprobeGdbError
     ├── UsageError                 the call makes no sense (programming error of the caller)
+    ├── ExtraMissing               an optional package is not installed; has .package and .extra
     ├── TransportError             bytes did not get through
     │   ├── ConnectionClosed       the peer (QEMU's gdbstub, gdb) is gone
     │   └── TransportTimeout       no answer in time; has .waiting_for and .waited_sec
@@ -60,6 +61,7 @@ __all__ = [
     "ElementNotFound",
     "ExprError",
     "ExprUnfit",
+    "ExtraMissing",
     "FprobeGdbError",
     "GuestCallError",
     "GuestPanic",
@@ -105,6 +107,15 @@ class FprobeGdbError(Exception):
 
 class UsageError(FprobeGdbError):
     """The caller asked for something that makes no sense."""
+
+
+class ExtraMissing(FprobeGdbError):
+    """A Python package that only some need is not installed, or too old."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(f"{what} needs {package}, which is not installed; try: pip install 'fprobe-gdb[{extra}]'")
+        self.package = package
+        self.extra = extra
 
 
 class TransportError(FprobeGdbError):

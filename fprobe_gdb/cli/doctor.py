@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -61,9 +62,17 @@ def examine() -> Iterator[Finding]:
     yield _program("GDB", "gdb", "gdb", needed_for="--backend gdb, the default; --backend rsp does without")
     yield _program("C compiler", "gcc", "gcc libc6-dev", needed_for="the workload in the guest")
     yield _program("apt", "apt-get", "apt", needed_for="fetching kernels; -k PATH does without", optional=True)
+    yield _drgn()
     yield _initramfs()
     yield _kvm()
     yield _cache()
+
+
+def _drgn() -> Finding:
+    try:
+        return Finding(True, "drgn", importlib.metadata.version("drgn"), optional=True)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(False, "drgn", "not installed, needed for k.drgn(): pip install 'fprobe-gdb[drgn]'", True)
 
 
 def _program(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from fprobe_gdb.dispatch.base import Dispatch
-from fprobe_gdb.errors import BtfError, MemoryFault, TypeLookupError
+from fprobe_gdb.errors import BtfError, ExtraMissing, MemoryFault, TypeLookupError
 from fprobe_gdb.kernel.btf import Btf, FuncProto
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.kernel.unwind import StackTrace, Unwinder
@@ -16,6 +17,9 @@ from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.registers import MASK64
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.target.base import Target
+
+if TYPE_CHECKING:
+    from fprobe_gdb.kernel.drgn import DrgnPrograms, Program
 
 __all__ = ["GuestView", "Task"]
 
@@ -50,6 +54,7 @@ class GuestView:
         self._dispatch: Dispatch
         self._protos: dict[str, FuncProto | None] = {}
         self._task: tuple[tuple[int, int], Task] | None = None
+        self._drgn: DrgnPrograms | None = None
 
     # Section: the hit
 
@@ -217,6 +222,30 @@ class GuestView:
         :raise TypeNotFound: no such type.
         """
         return Value(self.btf, self.memory, self.btf.type(type_), addr=addr & MASK64)
+
+    # Section: drgn
+
+    def drgn(self) -> Program:
+        """A ``drgn.Program`` for the present stop, with drgn's helpers for Linux; needs the extra ``drgn``.
+
+        ``for_each_task(k.drgn())``, ``d_path(drgn.Object(k.drgn(), "struct file *", regs.di).f_path)``. Symbols are
+        ours, types come from the image's DWARF or its BTF. Take it anew in each handler: what is read through it once
+        the guest has run on raises :class:`~fprobe_gdb.errors.StaleValue`. With trampolines, vCPUs other than that of
+        the hit run while its handler does, so helpers see a live kernel.
+
+        :raise ExtraMissing: drgn is not installed.
+        :raise BtfError: the image has neither DWARF nor BTF.
+        """
+        if self._drgn is None or self._drgn.guest.symbols is not self.symbols:
+            try:
+                from fprobe_gdb.kernel.drgn import DrgnPrograms, Guest
+            except ModuleNotFoundError as error:
+                if error.name != "drgn":
+                    raise
+                raise ExtraMissing("k.drgn()", "drgn", "drgn") from None
+            btf = self.btf if self.has_types else None
+            self._drgn = DrgnPrograms(Guest(self.memory, self.symbols, self.knowledge.image, btf, self.slide))
+        return self._drgn.program()
 
     # Looked up once for each function: a look-up takes half a millisecond, which every hit would pay.
     def _prototype_at(self, entry_ip: int) -> FuncProto:

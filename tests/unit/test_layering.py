@@ -54,6 +54,7 @@ EMU_FOR_ENGINE = {"dispatch": {"emu.deadline"}, "target": {"emu.deadline"}, "ker
 # Libraries that one place of ours wraps.
 DOORS = {
     "capstone": {"fprobe_gdb/kernel/sites.py"},
+    "drgn": {f"fprobe_gdb/kernel/drgn/{name}.py" for name in ("types", "objects", "symbols", "program")},
     "pygdbmi": {"fprobe_gdb/transport/mi.py", "fprobe_gdb/transport/mi_session.py"},
     "pexpect": {"emu/console.py"},
     "qemu.qmp": {"emu/qmp.py"},
