@@ -1,28 +1,39 @@
-"""Which files a command opens, and with what result: strings read from the guest's memory, no type information needed.
+"""Each file that a command opens: how often, bytes read and written, errors. By C types, so it needs the kernel's BTF.
 
-    fprobe-gdb run examples/opened_files.py
-    fprobe-gdb run examples/opened_files.py -- ls -l /
-
-Every task of the guest is seen; what our agent in the guest opens for itself is left out.
+fprobe-gdb run examples/opened_files.py --backend rsp -- 'ls -l / > /tmp/list'
 """
 
-import errno
+from collections import Counter, defaultdict
 
 from fprobe_gdb import Fprobe
 
-COMMAND = "cat /etc/motd /etc/shadow; ls /tmp"
+COMMAND = "cat /etc/motd /etc/shadow; echo hello > /tmp/x; ls /tmp"
+MOVING = ["vfs_read", "vfs_write", "do_splice_direct", "splice_file_to_pipe"]  # FUNCTION(struct file *, ...)
+paths, counts = {}, defaultdict(Counter)  # path by opening task, then by struct file; counts by path
 
 
 def probe(k):
-    def on_entry(fp, entry_ip, ret_ip, regs, data):
-        # struct file *do_filp_open(int dfd, struct filename *pathname, ...); a struct filename begins with char *name.
-        path = k.read_string(k.read_u64(regs.si))
-        data[:] = path.encode()[:256].ljust(256, b"\0")
-        return path.startswith("/run/agent")  # true: no exit handler for this call
+    def opening(fp, entry_ip, ret_ip, regs, data):
+        paths[k.task] = k.args(regs, entry_ip).pathname.name.string()
+        return paths[k.task].startswith("/run/agent")  # our agent's. True means: no exit handler for this call
 
-    def on_exit(fp, entry_ip, ret_ip, regs, data):
-        path = bytes(data).rstrip(b"\0").decode()
-        error = (1 << 64) - regs.ax  # ERR_PTR(): the last 4095 addresses are negative error numbers
-        print(f"{path:40} {errno.errorcode.get(error, error) if error < 4096 else 'ok'}")
+    def opened(fp, entry_ip, ret_ip, regs, data):
+        file = k.retval(regs, entry_ip)
+        path = paths[int(file)] = paths.pop(k.task)
+        counts[path][file.error_name() or "opened"] += 1
 
-    k.register_fprobe(Fprobe(on_entry, on_exit, entry_data_size=256, nr_maxactive=16), "do_filp_open")
+    def moving(fp, entry_ip, ret_ip, regs, data):
+        data[:] = regs.di.to_bytes(8, "little")
+        return regs.di not in paths
+
+    def moved(fp, entry_ip, ret_ip, regs, data):
+        result, path = k.retval(regs, entry_ip), paths[int.from_bytes(data, "little")]
+        counts[path].update({result.error_name(): 1} if result < 0 else {"bytes": int(result)})
+
+    k.register_fprobe(Fprobe(opening, opened), "do_filp_open")
+    k.register_fprobe_syms(Fprobe(moving, moved, entry_data_size=8, nr_maxactive=16), MOVING)
+    k.register_fprobe(Fprobe(lambda fp, entry_ip, ret_ip, regs, data: paths.pop(regs.di, None)), "__fput")
+
+
+def report(k):
+    print(*(f"{path:24} {dict(count)}" for path, count in counts.items()), sep="\n")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from ast import literal_eval
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,11 +37,22 @@ def run(script: str, *words: str, **environment: str) -> str:
 
 def opened_files(kernel: str) -> None:
     lines = run("opened_files.py", "-k", kernel, "--backend", "rsp").splitlines()
-    results = {tuple(line.split()) for line in lines}
-    assert {("/etc/motd", "ok"), ("/etc/shadow", "ENOENT"), ("/tmp", "ok")} <= results
-    assert not any(line.startswith("/run/agent") for line in lines)
+    counts = {path: literal_eval(count) for path, count in (line.split(maxsplit=1) for line in lines if "{" in line)}
+    assert counts["/etc/motd"] == {"opened": 1, "bytes": len(MOTD)}  # read
+    assert counts["/tmp/x"] == {"opened": 1, "bytes": len("hello\n")}  # written
+    assert counts["/etc/shadow"] == {"-ENOENT": 1}
+    assert counts["/tmp"] == {"opened": 1}
+    assert not any(path.startswith("/run/agent") for path in counts)
     # The command's own output goes on beside the handlers'.
     assert MOTD.decode().strip() in lines
+
+
+def who_opens(kernel: str) -> None:
+    lines = run("who_opens.py", "-k", kernel, "--backend", "rsp").splitlines()
+    opened = [re.sub(r"-\d+", "", line).split() for line in lines if " < " in line]
+    assert ["/etc/motd", "<", "cat", "<", "sh", "<", "sh", "<", "init", "<", "init"] in opened
+    assert ["/tmp/x", "<", "sh", "<", "sh", "<", "init", "<", "init"] in opened
+    assert all(line.endswith(" < init-1") for line in lines if " < " in line)
 
 
 def slow_calls(kernel: str) -> None:
@@ -82,7 +94,14 @@ def read_files(kernel: str) -> None:
     assert sizes["/proc/cpuinfo"] > 0
 
 
-SCRIPTS: tuple[Callable[[str], None], ...] = (opened_files, slow_calls, inject_error, count_callers, read_files)
+SCRIPTS: tuple[Callable[[str], None], ...] = (
+    opened_files,
+    slow_calls,
+    inject_error,
+    count_callers,
+    read_files,
+    who_opens,
+)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +111,7 @@ SCRIPTS: tuple[Callable[[str], None], ...] = (opened_files, slow_calls, inject_e
         # Names and calls that changed between these kernels.
         pytest.param(read_files, "6.12", id="read_files-6.12"),
         pytest.param(opened_files, "6.12", id="opened_files-6.12"),
+        pytest.param(who_opens, "6.12", id="who_opens-6.12"),
     ],
 )
 def test_example(check: Callable[[str], None], kernel: str) -> None:
