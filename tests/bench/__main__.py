@@ -1,4 +1,4 @@
-"""``python -m tests.bench``: one run, three tables, or JSON."""
+"""``python -m tests.bench``: one run, five tables, or JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.measure import Cost, boot_costs, hit_costs, symbol_costs
+from tests.bench.measure import Cost, boot_costs, hit_costs, symbol_costs, type_costs, typed_access_costs
 
 KERNELS = ("6.1", "6.12")
 WHAT = {
@@ -28,6 +28,10 @@ GOALS = {"gdb": 1.0, "rsp": 0.6}
 
 def us(seconds: float) -> str:
     return f"{seconds * 1e6:,.0f}"
+
+
+def ms(seconds: float) -> str:
+    return f"{seconds * 1e3:,.2f}"
 
 
 def hits_table(costs: list[Cost]) -> Table:
@@ -56,21 +60,34 @@ def seconds_table(title: str, rows: list[tuple[Cost, str]]) -> Table:
     return table
 
 
+def ms_table(title: str, costs: list[Cost]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("what")
+    for column in ("ms", "rounds: least-most"):
+        table.add_column(column, justify="right")
+    for cost in costs:
+        table.add_row(cost.name, ms(cost.seconds), f"{ms(cost.least_seconds)}-{ms(cost.most_seconds)}")
+    return table
+
+
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Numbers in seconds instead of tables.")
 @click.option("--rounds", default=25, show_default=True, type=click.IntRange(1))
 @click.option("--hits", default=20, show_default=True, type=click.IntRange(2), help="Hits of each way in each round.")
 @click.option("--kernel", default="6.1", show_default=True, help="For the hits.")
-@click.option("--hits-only", is_flag=True, help="Neither boots nor symbols.")
+@click.option("--hits-only", is_flag=True, help="Neither boots nor symbols nor types.")
 def main(as_json: bool, rounds: int, hits: int, kernel: str, hits_only: bool) -> None:
-    """Measure what hits, boots and symbols cost. The machine should have nothing else to do."""
+    """Measure what hits, boots, symbols and types cost. The machine should have nothing else to do."""
     with Console(stderr=True).status("") as status:
         per_hit = hit_costs(kernel, rounds, hits, status.update)
         few = min(rounds, 3)
         boots = [] if hits_only else boot_costs(KERNELS, few, status.update)
         symbols = [] if hits_only else symbol_costs(KERNELS, few, status.update)
+        types = [] if hits_only else type_costs(KERNELS, few, status.update)
+        typed = [] if hits_only else typed_access_costs(kernel, few, hits, status.update)
     if as_json:
         named = {"hits": per_hit, "boots": boots, "symbols": [cost for cost, _ in symbols]}
+        named |= {"types": types, "typed access": typed}
         click.echo(json.dumps({key: [asdict(cost) for cost in costs] for key, costs in named.items()}, indent=1))
         return
     console = Console(width=None if Console().is_terminal else 120)
@@ -79,6 +96,8 @@ def main(as_json: bool, rounds: int, hits: int, kernel: str, hits_only: bool) ->
         console.print(seconds_table("boot to a guest that takes commands", [(cost, cost.name) for cost in boots]))
         rows = [(cost, f"{cost.name}: {count:,} symbols") for cost, count in symbols]
         console.print(seconds_table("kernel image read: symbols, locations, per-CPU layout", rows))
+        console.print(ms_table("types of a kernel image (BTF)", types))
+        console.print(ms_table("typed access in a handler, beside the cost of the hit", typed))
 
 
 if __name__ == "__main__":

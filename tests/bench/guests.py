@@ -39,9 +39,9 @@ def loaded_machine(kernel: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def loaded_kernel(kernel: str, backend: str) -> Iterator[Kernel]:
+def loaded_kernel(kernel: str, backend: str, **options: str) -> Iterator[Kernel]:
     """A stopped guest under load, behind one of our targets."""
-    with Kernel.boot(kernel, backend=backend) as k:
+    with Kernel.boot(kernel, backend=backend, **options) as k:
         k.shell(_LOAD)
         yield k
 

@@ -11,11 +11,15 @@ from dataclasses import dataclass
 
 import images
 from fprobe_gdb import Kernel
+from fprobe_gdb.kernel.btf import Btf
+from fprobe_gdb.kernel.image import KernelImage
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from tests.bench.cpu_time import children, cpu_seconds
+from tests.bench.guests import loaded_kernel
+from tests.bench.typed import typed_accesses
 from tests.bench.ways import WAYS, Way, gdb_python, ours, pygdbmi_defaults
 
-__all__ = ["Cost", "boot_costs", "hit_costs", "symbol_costs"]
+__all__ = ["Cost", "boot_costs", "hit_costs", "symbol_costs", "type_costs", "typed_access_costs"]
 
 # A way that takes 0.6 s a hit is as well known after a few of them.
 _SLOW = {"pygdbmi"}
@@ -125,3 +129,35 @@ def symbol_costs(kernels: tuple[str, ...], rounds: int, progress: Progress) -> l
             symbols = sum(1 for _ in knowledge.symbols)
         costs.append((Cost.of(kernel, times), symbols))
     return costs
+
+
+def type_costs(kernels: tuple[str, ...], rounds: int, progress: Progress) -> list[Cost]:
+    """Seconds to open a kernel image's BTF, and to look up a first prototype and structure in it."""
+    opened: dict[str, list[list[float]]] = {}
+    for kernel in kernels:
+        image = KernelImage.open(images.kernel(kernel).vmlinuz)
+        for number in range(rounds):
+            progress(f"types {number + 1} of {rounds}: {kernel}")
+            started = time.monotonic()
+            btf = Btf.of_image(image)
+            opened.setdefault(f"{kernel}: opened, {len(btf):,} types", []).append([time.monotonic() - started])
+            started = time.monotonic()
+            btf.function("vfs_read")
+            opened.setdefault(f"{kernel}: the first function", []).append([time.monotonic() - started])
+            started = time.monotonic()
+            btf.struct("task_struct")
+            opened.setdefault(f"{kernel}: the first structure", []).append([time.monotonic() - started])
+    return [Cost.of(name, times) for name, times in opened.items()]
+
+
+def typed_access_costs(kernel: str, rounds: int, hits: int, progress: Progress) -> list[Cost]:
+    """Seconds that each kind of typed access takes in the handler of a hit, on top of what the hit costs."""
+    measured: dict[str, list[list[float]]] = {}
+    for dispatch in ("trampoline", "breakpoint"):
+        progress(f"typed access: {dispatch}")
+        with loaded_kernel(kernel, "rsp", dispatch=dispatch) as k:
+            typed_accesses(k, 1)  # types are made, names looked up
+            for _ in range(rounds):
+                for name, times in typed_accesses(k, hits).items():
+                    measured.setdefault(f"{dispatch}: {name}", []).append(times)
+    return [Cost.of(name, times) for name, times in measured.items()]
