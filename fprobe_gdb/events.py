@@ -6,14 +6,16 @@ Addresses are ints; ``time_ns`` is guest time, a virtual clock that stands still
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = [
     "LOST_REASONS",
     "Aggregate",
     "ConsoleEvent",
+    "CpuFlags",
     "EntryEvent",
     "Event",
+    "EventField",
     "ExitEvent",
     "FunctionSummary",
     "LostEvent",
@@ -23,7 +25,7 @@ __all__ = [
 ]
 
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
 class MissReason(Enum):
@@ -48,6 +50,29 @@ LOST_REASONS = frozenset({MissReason.LIST_RECURSION, MissReason.HOST_AWAY})
 
 
 @dataclass(frozen=True, slots=True)
+class CpuFlags:
+    """State of the CPU at a hit, which tracefs shows as five characters (``d..2.``)."""
+
+    irqs_off: bool = False
+    #: The raw per-CPU count; None where the kernel has none.
+    preempt_count: int | None = None
+    #: ``thread_info.flags`` of the task.
+    thread_flags: int = 0
+    #: ``task_struct.migration_disabled``.
+    migration_disabled: int = 0
+
+
+class EventField(NamedTuple):
+    """An argument of a probe event's definition, with its value at one hit."""
+
+    name: str
+    #: As the kernel prints it.
+    text: str
+    #: The same for programs: strings without quotes, None for what could not be read, arrays as such.
+    value: str | tuple[str | None, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Where and when; the base of events that belong to a hit."""
 
@@ -61,6 +86,8 @@ class Event:
     #: ``struct task_struct *`` of the running task.
     task: int
     time_ns: int
+    #: ``GROUP/EVENT`` of the probe event that was defined for it; None for a function that was given by its name.
+    probe_event: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +105,13 @@ class EntryEvent(Event):
     pid: int | None = None
     #: Arguments by name, as text in C's manner; None where the prototype is unknown.
     params: tuple[tuple[str, str], ...] | None = None
+    #: Of a probe event: its arguments.
+    fields: tuple[EventField, ...] | None = None
+    #: Kernel stack, the place of the hit first, each as symbol+offset; None where it was not asked for.
+    stack: tuple[str, ...] | None = None
+    #: What tracefs has behind the time of a line, and the state of the CPU in it; only for output in that form.
+    text: str | None = None
+    flags: CpuFlags | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +128,11 @@ class ExitEvent(Event):
     pid: int | None = None
     #: The return value by the function's type, as text; empty for ``void``, None where the type is unknown.
     result: str | None = None
+    #: As of :class:`EntryEvent`.
+    fields: tuple[EventField, ...] | None = None
+    stack: tuple[str, ...] | None = None
+    text: str | None = None
+    flags: CpuFlags | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +173,7 @@ class ConsoleEvent:
 class FunctionSummary:
     """What one probed function did. Every call is in one of ``hits``, ``missed`` and ``lost``."""
 
+    #: Or the probe event's ``GROUP/EVENT``.
     func: str
     #: Calls that were given to the handlers.
     hits: int
@@ -188,3 +228,5 @@ class SummaryEvent:
     kept_out: int = 0
     #: Evaluations of a filter that ran into memory which cannot be read; such calls are kept out.
     faults: int = 0
+    #: CPUs of the guest.
+    cpus: int = 1

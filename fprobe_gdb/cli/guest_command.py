@@ -35,10 +35,17 @@ class TakesGuestCommand(click.RichCommand):
         except plain_click.NoSuchOption as error:
             hint = "" if behind else f" The options of the guest's command come behind --, {_EXAMPLE}"
             raise plain_click.UsageError(error.format_message() + hint, ctx) from error
-        if before := ctx.params["command"]:
-            raise plain_click.UsageError(f"what is {before[0]!r}? The guest's command comes behind --, {_EXAMPLE}", ctx)
+        self.words_before(ctx, ctx.params["command"])
         ctx.params["command"] = tuple(behind)
         return rest
+
+    def words_before(self, ctx: plain_click.Context, words: tuple[str, ...]) -> None:
+        """What to do with words before ``--`` that belong to no option: nothing good.
+
+        :raise click.UsageError: there are any.
+        """
+        if words:
+            raise plain_click.UsageError(f"what is {words[0]!r}? The guest's command comes behind --, {_EXAMPLE}", ctx)
 
 
 _EXAMPLE = "as in: -- cat /etc/motd"

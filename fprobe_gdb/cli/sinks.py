@@ -1,4 +1,4 @@
-"""Where events go: a file or standard output, as text or JSON lines."""
+"""Where events go: a file or standard output, as text, JSON lines or ftrace's text."""
 
 from __future__ import annotations
 
@@ -10,18 +10,21 @@ from collections.abc import Iterator
 from fprobe_gdb.errors import UsageError
 from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.output.color import use_color
+from fprobe_gdb.output.ftrace_sink import FtraceSink
 from fprobe_gdb.output.jsonl import JsonlSink
 from fprobe_gdb.output.text import TextSink
 
 __all__ = ["FORMATS", "open_sink"]
 
-FORMATS = ("text", "jsonl")
+FORMATS = ("text", "jsonl", "ftrace")
 
 
 @contextlib.contextmanager
-def open_sink(format_: str, path: str | None) -> Iterator[EventSink]:
+def open_sink(format_: str, path: str | None, *, graph: bool = False) -> Iterator[EventSink]:
     """A sink that is closed at the end of the block.
 
+    :param format_: one of :data:`FORMATS`.
+    :param graph: of ftrace's text, the form with calls and durations.
     :param path: None or ``"-"`` is standard output.
     :raise UsageError: when the file cannot be made.
     """
@@ -33,8 +36,14 @@ def open_sink(format_: str, path: str | None) -> Iterator[EventSink]:
                 stream = stack.enter_context(open(path, "w", encoding="utf-8"))
             except OSError as error:
                 raise UsageError(f"-o {path}: {error.strerror or error}; give a file that can be written") from error
-        color = use_color(stream, os.environ)
-        sink: EventSink = JsonlSink(stream) if format_ == "jsonl" else TextSink(stream, color=color)
+        sink: EventSink
+        match format_:
+            case "jsonl":
+                sink = JsonlSink(stream)
+            case "ftrace":
+                sink = FtraceSink(stream, graph=graph)
+            case _:
+                sink = TextSink(stream, color=use_color(stream, os.environ))
         try:
             yield sink
         finally:

@@ -12,19 +12,21 @@ from emu.argv import dry_run as argv_dry_run
 from emu.deadline import Deadline
 from emu.errors import AgentLost, CommandTimeout
 from fprobe_gdb.cli.exits import ExitCode
-from fprobe_gdb.cli.guest_command import TakesGuestCommand, follow, shell_text
+from fprobe_gdb.cli.guest_command import follow, shell_text
 from fprobe_gdb.cli.options import boot_options, guest_options, timeout_option
 from fprobe_gdb.cli.progress import working
-from fprobe_gdb.cli.sinks import FORMATS, open_sink
+from fprobe_gdb.cli.sinks import open_sink
+from fprobe_gdb.cli.trace_options import Form, TraceCommand, What, form_options, what_options
 from fprobe_gdb.errors import GuestPanic, TargetLost
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.output.base import EventSink
+from fprobe_gdb.probe_events import EventDefinition
 from fprobe_gdb.session.command_gate import start_at_gate
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
-from fprobe_gdb.session.tracer import Tracer, select
+from fprobe_gdb.session.tracer import Tracer
 from images.progress import Progress
 
 __all__ = ["trace"]
@@ -33,8 +35,8 @@ __all__ = ["trace"]
 # What to trace, beside how to boot.
 @dataclass(frozen=True, slots=True)
 class _Request:
-    include: tuple[str, ...]
-    exclude: tuple[str, ...]
+    what: What
+    form: Form
     entry_only: bool
     nr_maxactive: int
     max_hits: int | None
@@ -42,12 +44,16 @@ class _Request:
     command: str
     questions: Questions = field(default_factory=Questions)
 
+    # Compile the questions for a kernel, at the addresses that its records have.
+    def judge(self, knowledge: KernelKnowledge, records: ImageRecords) -> Judge | None:
+        if not self.questions:
+            return None
+        ips = self.what.functions(records)
+        return Judge(self.questions, knowledge, ips, records.name_at, entry_only=self.entry_only)
 
-@click.command("trace", cls=TakesGuestCommand)
-@click.option(
-    "-i", "--include", multiple=True, required=True, metavar="PATTERN", help="Functions to probe; may be repeated."
-)
-@click.option("-x", "--exclude", multiple=True, metavar="PATTERN", help="Functions to leave out; may be repeated.")
+
+@click.command("trace", cls=TraceCommand)
+@what_options
 @click.option("--entry-only", is_flag=True, help="No returns: half the stops.")
 @click.option(
     "--maxactive",
@@ -68,21 +74,12 @@ class _Request:
     "--count-by", multiple=True, metavar="EXPR", help="Calls by a key at the end, e.g. comm, or 'comm, retval'."
 )
 @timeout_option
-@click.option(
-    "-f",
-    "--format",
-    "format_",
-    type=click.Choice(FORMATS),
-    default="text",
-    show_default=True,
-    help="Lines for people, or JSON objects for programs.",
-)
-@click.option("-o", "--output", metavar="FILE", help="Write events there instead of standard output.")
+@form_options
 @click.option("--dry-run", is_flag=True, help="Show what would be booted and probed, and do nothing.")
 @guest_options
-@click.argument("command", nargs=-1, metavar="-- COMMAND...", type=click.UNPROCESSED)
-def trace(command: tuple[str, ...], format_: str, output: str | None, dry_run: bool, **values: Any) -> int:
-    """Boot a kernel, run COMMAND in it, and show each entry and return of the functions that match.
+@click.argument("command", nargs=-1, metavar="[EVENT]... -- COMMAND...", type=click.UNPROCESSED)
+def trace(command: tuple[str, ...], dry_run: bool, **values: Any) -> int:
+    """Boot a kernel, run COMMAND in it, and show each entry and return of the functions that match, and each EVENT.
 
     Examples:
 
@@ -90,32 +87,35 @@ def trace(command: tuple[str, ...], format_: str, output: str | None, dry_run: b
     fprobe-gdb trace -i 'vfs_*' -x '*_iter' -- cat /etc/motd
     fprobe-gdb trace -i vfs_read --entry-only --max-hits 10 -- cat /proc/stat
     fprobe-gdb trace -i vfs_read --filter 'count > 512' --hist count -- cat /etc/motd
+    fprobe-gdb trace 'f:rd vfs_read count' 'f vfs_read%return $retval' -- ls
+    fprobe-gdb trace -i 'vfs_*' -f ftrace --graph -o trace.txt -- ls /
     fprobe-gdb trace -k 6.12 -i kernel_clone -f jsonl -o forks -- 'ls | wc'
 
     One word behind -- is given to the guest's shell as it is; several are quoted, so that the guest sees just these
     words. Hits of all tasks are shown, not of the command's alone.
 
-    Patterns are those of register_fprobe(): * ? [a-z] [!a-z] and backslash.
+    Patterns are those of register_fprobe(): * ? [a-z] [!a-z] and backslash. An EVENT is a definition as tracefs'
+    dynamic_events takes it (f[:[GROUP/]NAME] FUNCTION[%return] [ARGUMENT]...), quoted as one word.
     """
     options = boot_options(values)
     if not command:
         raise click.UsageError("what shall the guest run? Give a command behind --, as in: -- cat /etc/motd")
-    request = _Request(command=shell_text(command), questions=_questions(values), **values)
+    request = _request(shell_text(command), values)
     with working("looking for the kernel") as progress:
         path = options.kernel_path(progress)
         progress(Progress("reading the kernel's symbols"))
         knowledge = KernelKnowledge.load(path)
         records = ImageRecords(knowledge)
-        ips = select(records, request.include, request.exclude)
+        # What is wrong with a definition or an expression is told before anything boots.
+        ips = request.what.locations(records, request.what.definitions_in_image(knowledge, records))
         if options.dispatch == "breakpoint":
             options.check_sites(len(ips))
-        # What is wrong with an expression is told before anything boots.
-        Judge(request.questions, knowledge, ips, records.name_at, entry_only=request.entry_only)
+        request.judge(knowledge, records)
     if dry_run:
         click.echo(argv_dry_run(options.machine_spec(path)))
         click.echo(f"# {len(ips)} functions: {', '.join(records.name_at(ip) for ip in ips)}")
         return ExitCode.OK
-    with open_sink(format_, output) as sink:
+    with open_sink(request.form.format, request.form.output, graph=request.form.graph) as sink:
         _trace(options, request, knowledge, sink)
     return ExitCode.OK
 
@@ -124,20 +124,30 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
     with working("booting the guest") as progress:
         k = Kernel.boot(options=options, knowledge=knowledge, progress=progress)
     with k:
-        # The guest's addresses may be others than the image's, so this is made anew for it.
-        ips = select(k.records, request.include, request.exclude)
-        judge = None
-        if request.questions:
-            judge = Judge(request.questions, k.knowledge, ips, k.records.name_at, entry_only=request.entry_only)
+        # The guest's addresses may be others than the image's, so all is made anew for it.
         tracer = Tracer(
             k,
             sink,
             entry_only=request.entry_only,
             nr_maxactive=request.nr_maxactive,
             max_hits=request.max_hits,
-            judge=judge,
+            judge=request.judge(k.knowledge, k.records),
+            stack=request.form.stack,
+            tracefs=request.form.format == "ftrace",
         )
-        _follow(k, tracer, request, ips)
+        _follow(k, tracer, request, request.what.functions(k.records), request.what.definitions(k))
+
+
+def _request(command: str, values: dict[str, Any]) -> _Request:
+    questions = _questions(values)
+    request = _Request(What.take(values), Form.take(values), command=command, questions=questions, **values)
+    if request.what.lines and questions:
+        raise click.UsageError("--filter, --errors, --min-duration, --hist and --count-by ask about functions of -i")
+    if not request.what.include and (request.entry_only or request.nr_maxactive):
+        raise click.UsageError("--entry-only and --maxactive are about functions of -i; an event says 'f16 ...%return'")
+    if request.form.graph and request.entry_only:
+        raise click.UsageError("--graph draws calls to their returns, which --entry-only leaves out")
+    return request
 
 
 # Take what is asked of calls out of the command's keywords.
@@ -153,12 +163,14 @@ def _questions(values: dict[str, Any]) -> Questions:
 
 
 # Run until the command or the trace ends, and write the summary, however that is.
-def _follow(k: Kernel, tracer: Tracer, request: _Request, ips: Sequence[int]) -> None:
+def _follow(
+    k: Kernel, tracer: Tracer, request: _Request, ips: Sequence[int], definitions: Sequence[EventDefinition]
+) -> None:
     ended, status = "interrupted", None
     try:
         deadline = Deadline(request.timeout_sec)
         running = start_at_gate(k, request.command, deadline)
-        tracer.register(ips)
+        tracer.register(ips, definitions)
         status = follow(k, running, deadline, tracer.output)
         ended = "command finished" if status is not None else "max-hits"
     except CommandTimeout:

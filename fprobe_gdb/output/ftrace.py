@@ -8,9 +8,16 @@ had returned. DIFFERS: in lines of returns the kernel shows its own handler's pr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 
-__all__ = ["TraceContext", "header", "trace_line"]
+from fprobe_gdb.events import CpuFlags
+from fprobe_gdb.output.quantities import guest_time
+
+__all__ = ["UNKNOWN_COMM", "TraceContext", "header", "trace_line", "without_offset"]
+
+#: The kernel's name for a task whose name it does not know.
+UNKNOWN_COMM = "<...>"
 
 # struct thread_info's TIF_NEED_RESCHED (arch/x86/include/asm/thread_info.h, up to 6.12) and TIF_NEED_RESCHED_LAZY.
 _TIF_NEED_RESCHED = 1 << 3
@@ -18,6 +25,7 @@ _TIF_NEED_RESCHED = 1 << 3
 _PREEMPT_MASK, _SOFTIRQ_OFFSET, _SOFTIRQ_MASK = 0xFF, 0x100, 0xFF00
 _HARDIRQ_MASK, _NMI_MASK, _NO_NEED_RESCHED = 0xF0000, 0xF00000, 1 << 31
 _MAX_DEPTH = 15
+_OFFSET = re.compile(r"\+0x[0-9a-f]+(?= \[|$)")
 
 _ART = """\
 #                                _-----=> irqs-off/BH-disabled
@@ -39,46 +47,43 @@ class TraceContext:
     pid: int
     cpu: int
     time_ns: int
-    irqs_off: bool = False
-    #: The raw per-CPU count; None where the kernel has none.
-    preempt_count: int | None = None
-    #: ``thread_info.flags`` of the task.
-    thread_flags: int = 0
-    #: ``task_struct.migration_disabled``.
-    migration_disabled: int = 0
+    flags: CpuFlags = field(default_factory=CpuFlags)
 
 
-def header(entries: int, written: int, cpus: int) -> str:
+def header(entries: int, written: int, cpus: int, tracer: str = "nop") -> str:
     """The lines before the first event, with a last newline.
 
-    :param entries: events that follow.
+    :param tracer: ``"nop"`` for events alone, ``"function"`` where there are functions too.
+    :param entries: events that follow; a stack trace is one.
     :param written: events that there were, lost ones too.
     """
     counts = f"# entries-in-buffer/entries-written: {entries}/{written}   #P:{cpus}"
-    return f"# tracer: nop\n#\n{counts}\n#\n{_ART}"
+    return f"# tracer: {tracer}\n#\n{counts}\n#\n{_ART}"
 
 
 def trace_line(context: TraceContext, text: str) -> str:
     """One event, without a newline."""
-    comm = context.comm if context.pid else "<idle>"
-    sec, rest_ns = divmod(context.time_ns, 1_000_000_000)
-    return (
-        f"{comm:>16}-{context.pid:<7} [{context.cpu:03}] {_flags(context)} "
-        f"{sec:5}.{rest_ns // 1000:06}: {text}"
-    )  # fmt: skip
+    comm = context.comm if context.pid or context.comm == UNKNOWN_COMM else "<idle>"
+    task = f"{comm:>16}-{context.pid:<7}"
+    return f"{task} [{context.cpu:03}] {_flags(context.flags)} {guest_time(context.time_ns)}: {text}"
 
 
-def _flags(context: TraceContext) -> str:
-    count = context.preempt_count or 0
+def without_offset(symbol: str) -> str:
+    """``vfs_read+0x75 [mod]`` to ``vfs_read [mod]``: how tracefs shows callers and stacks by default."""
+    return _OFFSET.sub("", symbol)
+
+
+def _flags(flags: CpuFlags) -> str:
+    count = flags.preempt_count or 0
     softirqs_off = (count & _SOFTIRQ_MASK) > _SOFTIRQ_OFFSET
-    irqs = ("D" if softirqs_off else "d") if context.irqs_off else "b" if softirqs_off else "."
-    depths = (count & _PREEMPT_MASK, context.migration_disabled)
-    return irqs + _need_resched(context) + _interrupt(count) + "".join(map(_depth, depths))
+    irqs = ("D" if softirqs_off else "d") if flags.irqs_off else "b" if softirqs_off else "."
+    depths = (count & _PREEMPT_MASK, flags.migration_disabled)
+    return irqs + _need_resched(flags) + _interrupt(count) + "".join(map(_depth, depths))
 
 
-def _need_resched(context: TraceContext) -> str:
-    by_task = bool(context.thread_flags & _TIF_NEED_RESCHED)
-    by_cpu = context.preempt_count is not None and not context.preempt_count & _NO_NEED_RESCHED
+def _need_resched(flags: CpuFlags) -> str:
+    by_task = bool(flags.thread_flags & _TIF_NEED_RESCHED)
+    by_cpu = flags.preempt_count is not None and not flags.preempt_count & _NO_NEED_RESCHED
     return {(True, True): "N", (True, False): "n", (False, True): "p"}.get((by_task, by_cpu), ".")
 
 

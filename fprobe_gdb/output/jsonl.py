@@ -54,6 +54,18 @@ Every object begins with ``type``. In this order:
 ``depth``      integer as of an entry
 ============== ======= ==================================================================================
 
+``event``, and what else ``entry``, ``exit``, ``missed`` and ``lost`` have, at last, where they are of a probe event
+(``fprobe-gdb trace 'f:myread vfs_read count'``); ``params`` and ``result`` are null there:
+
+============== ======= ==================================================================================
+``event``      string  ``GROUP/EVENT`` of the definition
+``fields``     object  its arguments by name; in ``entry`` and ``exit`` only. Strings as they are, all else as text in
+                       the kernel's form (``"4096"``, ``"0xffff888005cf9a80"``, ``"vfs_read+0x4/0x370"``), arrays as
+                       arrays of these, null for what could not be read
+``stack``      array   with ``--stack``: kernel stack as symbol+offset, innermost first; also of an ``entry`` that is no
+                       probe event's. One that broke off ends with the reason, in parentheses
+============== ======= ==================================================================================
+
 ``console``, a line of text from the guest:
 
 ============== ======= ==================================================================================
@@ -70,7 +82,7 @@ Every object begins with ``type``. In this order:
 ``functions``       array           an object for each probed function, most hits first: ``func`` (string), ``hits``,
                                     ``missed``, ``lost``, ``exits``, ``exits_missed`` (integers), ``min_ns``,
                                     ``mean_ns``, ``max_ns`` (integers, null where no call returned). Functions of one
-                                    name share one
+                                    name share one. For each probe event too: ``func`` is its ``GROUP/EVENT``
 ``hits``            integer         calls that were given to handlers
 ``missed``          integer         calls that fprobe's rules refused; hits + missed + lost = calls
 ``lost``            integer         calls that got lost
@@ -85,6 +97,7 @@ Every object begins with ``type``. In this order:
 ``aggregates``      array           an object for each ``--hist`` and ``--count-by``
 ``kept_out``        integer         calls that filters kept out, which are in none of the counts above
 ``faults``          integer         evaluations of a filter that ran into memory that cannot be read
+``cpus``            integer         CPUs of the guest
 =================== =============== =====================================================================
 """
 
@@ -95,7 +108,16 @@ from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import TextIO, assert_never
 
-from fprobe_gdb.events import ConsoleEvent, EntryEvent, Event, ExitEvent, LostEvent, MissedEvent, SummaryEvent
+from fprobe_gdb.events import (
+    ConsoleEvent,
+    EntryEvent,
+    Event,
+    EventField,
+    ExitEvent,
+    LostEvent,
+    MissedEvent,
+    SummaryEvent,
+)
 from fprobe_gdb.output.base import AnyEvent, LineWriter
 from fprobe_gdb.output.escape import scalar_values
 
@@ -132,19 +154,21 @@ def _object(event: AnyEvent) -> str:
             params = "null" if event.params is None else _params(event.params)
             return (
                 f'{_start("entry", event)},"args":{{{args}}},"caller":{_name(event.caller)},"depth":{event.depth}'
-                f',{_task(event)},"params":{params}}}'
+                f',{_task(event)},"params":{params}{_more(event)}}}'
             )
         case ExitEvent():
             return (
                 f'{_start("exit", event)},"retval":"{event.retval:#x}","duration_ns":{event.duration_ns}'
                 f',"caller":{_name(event.caller)},"depth":{event.depth},{_task(event)}'
-                f',"result":{"null" if event.result is None else _string(event.result)}}}'
+                f',"result":{"null" if event.result is None else _string(event.result)}{_more(event)}}}'
             )
         case MissedEvent():
-            return f'{_start("missed", event)},"reason":{_string(event.reason.value)},"depth":{event.depth}}}'
+            reason = _string(event.reason.value)
+            return f'{_start("missed", event)},"reason":{reason},"depth":{event.depth}{_event_name(event)}}}'
         case LostEvent():
             reason = _string(event.reason.value)
-            return f'{_start("lost", event)},"reason":{reason},"count":{event.count},"depth":{event.depth}}}'
+            counts = f'"count":{event.count},"depth":{event.depth}'
+            return f'{_start("lost", event)},"reason":{reason},{counts}{_event_name(event)}}}'
         case ConsoleEvent():
             source, line = _string(event.source), _string(event.line)
             return f'{{"type":"console","source":{source},"line":{line},"time_ns":{event.time_ns}}}'
@@ -177,6 +201,27 @@ def _task(event: EntryEvent | ExitEvent) -> str:
 
 def _params(params: tuple[tuple[str, str], ...]) -> str:
     return "{" + ",".join(f"{_name(name)}:{_string(text)}" for name, text in params) + "}"
+
+
+# What only some lines have: of probe events, and with stacks.
+def _more(event: EntryEvent | ExitEvent) -> str:
+    fields = "" if event.fields is None else f',"fields":{{{",".join(map(_field, event.fields))}}}'
+    stack = "" if event.stack is None else f',"stack":[{",".join(map(_name, event.stack))}]'
+    return f"{_event_name(event)}{fields}{stack}"
+
+
+def _event_name(event: Event) -> str:
+    return "" if event.probe_event is None else f',"event":{_name(event.probe_event)}'
+
+
+def _field(field: EventField) -> str:
+    if isinstance(field.value, tuple):
+        return f"{_name(field.name)}:[{','.join(map(_string_or_null, field.value))}]"
+    return f"{_name(field.name)}:{_string_or_null(field.value)}"
+
+
+def _string_or_null(text: str | None) -> str:
+    return "null" if text is None else _string(text)
 
 
 # What is the same in the arguments of every entry, with places for the values; twice as fast as joining the pieces.
@@ -214,4 +259,5 @@ def _summary(event: SummaryEvent) -> dict[str, object]:
         "aggregates": [aggregate.as_dict() for aggregate in event.aggregates],
         "kept_out": event.kept_out,
         "faults": event.faults,
+        "cpus": event.cpus,
     }

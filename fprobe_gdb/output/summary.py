@@ -2,7 +2,8 @@
 
 Rule 1: every call is in exactly one of hits, missed and lost. A refused exit handler (``MissReason.EXIT_RECURSION``) is
 no call: it is in ``exits_missed``, beside them.
-Rule 2: functions are told apart by name; several functions of one name (static ones) share a row.
+Rule 2: functions are told apart by name; several functions of one name (static ones) share a row. Probe events have
+rows of their own, by their names.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fprobe_gdb.errors import UsageError
 from fprobe_gdb.events import (
     ConsoleEvent,
     EntryEvent,
+    Event,
     ExitEvent,
     FunctionSummary,
     LostEvent,
@@ -76,16 +78,16 @@ class SummaryBuilder:
         """Count one event."""
         match event:
             case EntryEvent():
-                self._of(event.func).hits += 1
+                self.counters(_row_name(event)).hits += 1
             case ExitEvent():
-                self._of(event.func).exits += 1
-                self._durations[event.func].add(event.duration_ns)
+                self.counters(_row_name(event)).exits += 1
+                self._durations[_row_name(event)].add(event.duration_ns)
             case MissedEvent(reason=MissReason.EXIT_RECURSION):
-                self._of(event.func).exits_missed += 1
+                self.counters(_row_name(event)).exits_missed += 1
             case MissedEvent():
-                self._of(event.func).missed += 1
+                self.counters(_row_name(event)).missed += 1
             case LostEvent():
-                self._of(event.func).lost += event.count
+                self.counters(_row_name(event)).lost += event.count
             case ConsoleEvent() | SummaryEvent():
                 pass
             case _:
@@ -106,6 +108,7 @@ class SummaryBuilder:
         ended: str,
         command_status: int | None,
         dispatch: str,
+        cpus: int = 1,
         counters: Mapping[str, CallCounters] | None = None,
     ) -> SummaryEvent:
         """The summary of all events so far; more may follow.
@@ -113,6 +116,7 @@ class SummaryBuilder:
         :param host_ns: host time that went into handling entries and exits.
         :param ended: see :attr:`SummaryEvent.ended <fprobe_gdb.events.SummaryEvent.ended>`.
         :param dispatch: dispatch, target and breakpoint kind, for people.
+        :param cpus: how many the guest has.
         :param counters: by function, what somebody counted who saw more than the events (say, a dispatch that counts in
             the guest); it stands in place of what the events say. Functions that were never called belong here too:
             they get a row of zeros.
@@ -135,9 +139,11 @@ class SummaryBuilder:
             dispatch=dispatch,
             exits=sum(row.exits for row in rows),
             exits_missed=sum(row.exits_missed for row in rows),
+            cpus=cpus,
         )
 
-    def _of(self, func: str) -> CallCounters:
+    def counters(self, func: str) -> CallCounters:
+        """The counters of a function or probe event, to be corrected by who knows better; a row of zeros at first."""
         counters = self._counters.get(func)
         if counters is None:
             counters = self._counters[func] = CallCounters()
@@ -157,6 +163,10 @@ class SummaryBuilder:
             max_ns=max_ns,
             exits_missed=counters.exits_missed,
         )
+
+
+def _row_name(event: Event) -> str:
+    return event.probe_event or event.func
 
 
 def _counts(counters: CallCounters) -> tuple[int, ...]:

@@ -7,6 +7,13 @@
         1.234590 [000] ffff888003a4b100    × vfs_read missed (pool)
         1.234600 console | a line of the guest's console
 
+Probe events stand where their hits are, under their names; a stack under its entry::
+
+        1.234571 [000] cat-71              → myread: vfs_read(name="motd" count=1024) <- ksys_read+0x75
+                                               => vfs_read+0x4
+                                               => ksys_read+0x75
+        1.234584 [000] cat-71              ← vfs_read__exit: vfs_read(arg1=36) 12.9us
+
 Guest time is absolute, in ftrace's form. TASK is name and pid, or the ``struct task_struct *`` where the kernel's types
 are unknown; arguments are registers then, and return values hexadecimal. A call inside a probed call of the same task
 is two columns to the right. A console line never looks like an event: its text stands behind ``|``, stays on one
@@ -25,6 +32,7 @@ from fprobe_gdb.events import (
     ConsoleEvent,
     EntryEvent,
     Event,
+    EventField,
     ExitEvent,
     LostEvent,
     MissedEvent,
@@ -42,6 +50,8 @@ __all__ = ["TextSink"]
 
 # Marks of entry, exit and miss.
 _ARROWS = ("→", "←", "×")  # noqa: RUF001
+# Of the stack of a call at depth 0: behind time, CPU, task and mark, and a little to the right.
+_STACK_COLUMN = 41
 _ASCII_ARROWS = ("->", "<-", "x ")
 
 
@@ -111,29 +121,39 @@ class TextSink:
         task = _task_text(event)
         return (
             f"{colors.dim}{guest_time(event.time_ns)} [{event.cpu:03d}] {task:<16}{colors.reset}  {'  ' * depth}"
-            f"{mark_color}{mark}{colors.reset} {colors.func}{printable(event.func)}{colors.reset}"
+            f"{mark_color}{mark}{colors.reset} {_event_name(event)}{colors.func}{printable(event.func)}{colors.reset}"
         )
 
     def _entry_text(self, event: EntryEvent) -> str:
         colors = self._colors
-        if event.params is not None:
+        if event.fields is not None:
+            args = _fields_text(event.fields)
+        elif event.params is not None:
             args = ", ".join(f"{printable(name)}={printable(text)}" for name, text in event.params)
         else:
             names = tuple(islice(event.args, self._args))
             args = _args_template(names) % tuple(islice(event.args.values(), self._args))
         return (
             f"{self._start(event, event.depth, colors.entry, self._entry)}({args})"
-            f"{colors.dim} <- {printable(event.caller)}{colors.reset}"
+            f"{colors.dim} <- {printable(event.caller)}{colors.reset}{self._stack_text(event)}"
         )
 
     def _exit_text(self, event: ExitEvent) -> str:
         colors = self._colors
+        if event.fields is not None:
+            start = self._start(event, event.depth, colors.exit, self._exit)
+            return f"{start}({_fields_text(event.fields)}) {duration(event.duration_ns)}{self._stack_text(event)}"
         value = retval(event.retval) if event.result is None else printable(event.result)
         value_color = colors.error if error_code(event.retval) and event.result != "" else ""
         return (
             f"{self._start(event, event.depth, colors.exit, self._exit)}{' = ' if value else ''}"
             f"{value_color}{value}{colors.reset if value_color else ''} {duration(event.duration_ns)}"
         )
+
+    def _stack_text(self, event: EntryEvent | ExitEvent) -> str:
+        colors = self._colors
+        indent = " " * (_STACK_COLUMN + 2 * event.depth)
+        return "".join(f"\n{indent}{colors.dim}=> {printable(line)}{colors.reset}" for line in event.stack or ())
 
     def _missed_text(self, event: MissedEvent) -> str:
         what = "exit missed" if event.reason is MissReason.EXIT_RECURSION else "missed"
@@ -148,6 +168,15 @@ class TextSink:
         colors = self._colors
         text = f"{guest_time(event.time_ns)} {printable(event.source)} | {printable(event.line)}"
         return f"{colors.dim}{text}{colors.reset}"
+
+
+# "myread: ", without its group, as the kernel has it.
+def _event_name(event: Event) -> str:
+    return f"{printable(event.probe_event.rpartition('/')[2])}: " if event.probe_event is not None else ""
+
+
+def _fields_text(fields: tuple[EventField, ...]) -> str:
+    return " ".join(f"{field.name}={printable(field.text)}" for field in fields)
 
 
 def _task_text(event: Event) -> str:

@@ -221,9 +221,9 @@ class ProbeCore:
         """Nodes whose call has not returned."""
         return len(self._stacks)
 
-    def depth(self, task: int) -> int:
-        """Distinct calls in flight of a task."""
-        return self._stacks.depth(task)
+    def depth(self, task: int, frame: int = 0, entry_ip: int = 0) -> int:
+        """Distinct calls in flight of a task, but for the call of ``entry_ip`` at ``frame``."""
+        return self._stacks.depth(task, frame, entry_ip)
 
     # Section: hits
 

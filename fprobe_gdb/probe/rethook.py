@@ -111,9 +111,13 @@ class ShadowStacks:
         """Put a hooked node on its task's stack."""
         self._stacks[node.task].append(node)
 
-    def depth(self, task: int) -> int:
-        """Distinct calls of a task in flight (several fprobes and tail calls share one frame, and count once)."""
-        return len({node.frame for node in self._stacks.get(task, ())})
+    def depth(self, task: int, frame: int = 0, entry_ip: int = 0) -> int:
+        """Distinct calls of a task in flight (several fprobes and tail calls share one frame, and count once).
+
+        :param frame, entry_ip: a call that does not count.
+        """
+        nodes = self._stacks.get(task, ())
+        return len({node.frame for node in nodes if (node.frame, node.entry_ip) != (frame, entry_ip)})
 
     def at_frame(self, task: int, frame: int, ret_addr: int) -> list[RethookNode]:
         """The nodes that one physical return of a task ends, in the order in which their exit handlers run."""

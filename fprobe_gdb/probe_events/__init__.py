@@ -15,8 +15,9 @@ from fprobe_gdb.probe_events.catalog import KernelCatalog, ProbeCatalog
 from fprobe_gdb.probe_events.definition import EventDefinition, parse_definition
 from fprobe_gdb.probe_events.errors import MESSAGES, ProbeEventError, TracepointRefused
 from fprobe_gdb.probe_events.fetch import FetchContext, Fetched, entry_words, fetch
+from fprobe_gdb.probe_events.names import auto_name
 from fprobe_gdb.probe_events.registry import ProbeEvents
-from fprobe_gdb.probe_events.text import argument_text, arguments_text, event_text, symbol_text
+from fprobe_gdb.probe_events.text import argument_text, arguments_text, event_text, slot_texts, symbol_text
 
 __all__ = [
     "MESSAGES",
@@ -31,9 +32,11 @@ __all__ = [
     "TracepointRefused",
     "argument_text",
     "arguments_text",
+    "auto_name",
     "entry_words",
     "event_text",
     "fetch",
     "parse_definition",
+    "slot_texts",
     "symbol_text",
 ]

@@ -77,7 +77,8 @@ class ProbeEvents:
         log.index = 1
         definition = self._resolved(definition, log)
         if definition.is_tracepoint:
-            raise _refusal(definition, log)
+            parts = (f"__{part}_{definition.symbol}" for part in ("tracepoint", "traceiter", "probestub"))
+            raise _refusal(definition, log, any(map(self._catalog.addresses, parts)))
         refusal = self._catalog.refusal(definition.symbol)
         if refusal is not None:
             raise log.error(0, "FAIL_REG_PROBE") from refusal
@@ -164,13 +165,18 @@ def _is_meant(it: EventDefinition, group: str | None, event: str, rest: Sequence
     return not rest or (rest[0] == it.symbol and list(rest[1:]) == shown[: len(rest) - 1])
 
 
-def _refusal(definition: EventDefinition, log: ErrorLog) -> TracepointRefused:
+# While a tracepoint is off, its call sites are NOPs that jump over the code which would make its arguments, and neither
+# __traceiter_NAME nor __probestub_NAME is called. On with one probe, its static call goes straight to that probe; only
+# with several to __traceiter_NAME (include/linux/tracepoint.h, kernel/tracepoint.c; Linux 6.12).
+def _refusal(definition: EventDefinition, log: ErrorLog, exists: bool) -> TracepointRefused:
     name = definition.symbol
-    return TracepointRefused(
-        "EOPNOTSUPP",
-        "",
-        f"tracepoint {name!r} cannot be probed from outside: it calls nothing that a breakpoint could be set on until "
-        "the kernel itself has switched it on; probe the function around it with 'f', or use the guest's tracefs",
-        log.command,
-        len(definition.words[0]) + 1,
-    )
+    if exists:
+        why = (
+            f"tracepoint {name!r} cannot be probed from outside: while the kernel has it switched off, its call sites"
+            f" are NOPs that make no argument, and neither __traceiter_{name}() nor __probestub_{name}() runs;"
+            " switching it on would write guest memory (text and the list of its probes), which breakpoints never do;"
+            " probe the function around it with 'f', or use the guest's own tracefs"
+        )
+    else:
+        why = f"this kernel has no tracepoint {name!r}; modules, which may bring it later, are not known here"
+    return TracepointRefused("EOPNOTSUPP", "", why, log.command, len(definition.words[0]) + 1)

@@ -8,7 +8,7 @@ from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.probe_events.definition import EventDefinition
 from fprobe_gdb.probe_events.fetch import Fetched
 
-__all__ = ["argument_text", "arguments_text", "event_text", "symbol_text"]
+__all__ = ["argument_text", "arguments_text", "event_text", "slot_texts", "symbol_text"]
 
 _UNREADABLE = "(fault)"
 
@@ -50,6 +50,15 @@ def argument_text(fetched: Fetched, symbols: SymbolTable) -> str:
     """The value alone; those of an array in braces."""
     texts = [_slot_text(fetched, slot, symbols) for slot in fetched.slots]
     return "{" + ",".join(texts) + "}" if fetched.argument.count else texts[0]
+
+
+def slot_texts(fetched: Fetched, symbols: SymbolTable) -> tuple[str | None, ...]:
+    """The same for programs: one text for each value, strings without quotes, None for one that cannot be read."""
+    return tuple(
+        slot.decode(errors="backslashreplace") if isinstance(slot, bytes)
+        else None if slot is None else _slot_text(fetched, slot, symbols)
+        for slot in fetched.slots
+    )  # fmt: skip
 
 
 def _slot_text(fetched: Fetched, slot: int | bytes | None, symbols: SymbolTable) -> str:

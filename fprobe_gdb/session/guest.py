@@ -335,6 +335,16 @@ class Kernel(GuestView):
         """How many probed calls of a task are in flight."""
         return self._core.depth(task)
 
+    def depth_around(self, frame: int, entry_ip: int) -> int:
+        """In a handler: how many other probed calls of the task are in flight around this one.
+
+        Unlike :meth:`depth`, does not mind whether other fprobes have hooked this call already.
+
+        :param frame: stack pointer at the call's entry.
+        :param entry_ip: location of its function.
+        """
+        return self._core.depth(self.task, frame, entry_ip)
+
     # Section: guest functions
 
     def call(self, function: str | int, *args: int, timeout_sec: float = _CALL_SEC) -> int:

@@ -17,7 +17,9 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
-from fprobe_gdb.errors import BtfError, MemoryFault, TypeLookupError
+from fprobe_gdb.errors import BtfError
+from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.output.ftrace import TraceContext, trace_line
 from fprobe_gdb.probe.fprobe import FPROBE_FL_ANY_FUNCTION, Fprobe
 from fprobe_gdb.probe.regs import PtRegs
@@ -34,13 +36,15 @@ from fprobe_gdb.probe_events import (
     symbol_text,
 )
 from fprobe_gdb.session.guest import Kernel
-from fprobe_gdb.session.view import Task
+from fprobe_gdb.session.hit_context import FlagsReader, task_of
+from fprobe_gdb.session.records import ImageRecords
+from fprobe_gdb.session.view import GuestView, Task
 
-__all__ = ["ProbeEventHit", "ProbeEventRunner", "events_for"]
+__all__ = ["ProbeEventHit", "ProbeEventRunner", "events_for", "events_of"]
 
 _WORD_BYTES = 8
-# The interrupt flag: interrupts are on.
-_EFLAGS_IF = 1 << 9
+# What a return needs to know of its entry beside arguments: time, depth, and how long the task had waited for handlers.
+_KEPT_WORDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,12 @@ class ProbeEventHit:
     values: tuple[Fetched, ...]
     #: ``NAME: (SYM+0x4/0x370) a=v``, as the kernel prints it behind the time.
     text: str
+    #: Registers at the entry or at the return.
+    regs: PtRegs
+    #: Calls of this task that are being probed and in flight around this one.
+    depth: int
+    #: Of a return: guest time from its entry.
+    duration_ns: int | None = None
 
     @property
     def time_ns(self) -> int:
@@ -71,13 +81,21 @@ class ProbeEventHit:
         return trace_line(self.context, self.text)
 
 
-def events_for(k: Kernel) -> ProbeEvents:
+def events_for(k: GuestView) -> ProbeEvents:
     """An empty list of events for a guest.
 
     Where the kernel has ftrace, only what ftrace can trace is accepted, as by the kernel itself; else every function.
     """
-    btf = k.btf if k.has_types else None
-    return ProbeEvents(KernelCatalog(k.symbols, k.records, btf, any_function=not k.records.records))
+    return events_of(k.knowledge, k.symbols, k.records)
+
+
+def events_of(knowledge: KernelKnowledge, symbols: SymbolTable, records: ImageRecords) -> ProbeEvents:
+    """As :func:`events_for`, for a kernel that has not booted: with the symbols and records of its image."""
+    try:
+        btf = knowledge.btf
+    except BtfError:
+        btf = None
+    return ProbeEvents(KernelCatalog(symbols, records, btf, any_function=not records.records))
 
 
 class ProbeEventRunner:
@@ -91,8 +109,7 @@ class ProbeEventRunner:
     def __init__(self, k: Kernel, events: Iterable[EventDefinition], on_event: Callable[[ProbeEventHit], None]) -> None:
         self._k = k
         self._on_event = on_event
-        # Offset and size by member.
-        self._task_fields: dict[str, tuple[int, int]] = {}
+        self._flags = FlagsReader(k)
         #: In the order of the definitions; ``name`` is ``GROUP/EVENT``.
         self.fprobes: list[Fprobe] = []
         try:
@@ -131,9 +148,9 @@ class ProbeEventRunner:
         if not definition.is_return:
             return Fprobe(partial(self._on_hit, definition), flags=flags, name=name)
         return Fprobe(
-            partial(self._keep, definition) if definition.entry_args else None,
+            partial(self._keep, definition),
             partial(self._on_hit, definition),
-            entry_data_size=len(definition.entry_args) * _WORD_BYTES,
+            entry_data_size=(_KEPT_WORDS + len(definition.entry_args)) * _WORD_BYTES,
             nr_maxactive=definition.nr_maxactive,
             flags=flags,
             name=name,
@@ -143,49 +160,28 @@ class ProbeEventRunner:
         self, definition: EventDefinition, fp: Fprobe, entry_ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None
     ) -> None:
         assert data is not None
-        words = entry_words(definition, self._context(regs))
+        k = self._k
+        kept = (k.time_ns, k.depth_around(regs.sp, entry_ip), k.waited_ns)
+        words = (*kept, *entry_words(definition, self._context(regs)))
         data[:] = struct.pack(f"<{len(words)}Q", *words)
 
     def _on_hit(
         self, definition: EventDefinition, fp: Fprobe, entry_ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None
     ) -> None:
         k = self._k
-        kept = struct.unpack(f"<{len(data) // _WORD_BYTES}Q", data) if data else ()
-        values = fetch(definition, self._context(regs, kept), partial(symbol_text, k.symbols))
+        words = struct.unpack(f"<{len(data) // _WORD_BYTES}Q", data) if data else ()
+        values = fetch(definition, self._context(regs, words[_KEPT_WORDS:]), partial(symbol_text, k.symbols))
         text = event_text(definition, entry_ip, ret_ip, values, k.symbols)
-        context = self._trace_context(regs)
-        self._on_event(ProbeEventHit(definition, entry_ip, ret_ip, k.cpu, self._task(), context, values, text))
-
-    def _trace_context(self, regs: PtRegs) -> TraceContext:
-        k, task = self._k, self._task()
-        has_count = k.knowledge.percpu.preempt_count is not None
-        return TraceContext(
-            task.comm, task.pid, k.cpu, k.time_ns,
-            irqs_off=not regs.flags & _EFLAGS_IF,
-            preempt_count=k._dispatch.current.preempt_count if has_count else None,
-            thread_flags=self._task_field("thread_info.flags", task),
-            migration_disabled=self._task_field("migration_disabled", task),
-        )  # fmt: skip
-
-    # An integer of struct task_struct; 0 where the kernel has no such member, or no types.
-    def _task_field(self, path: str, task: Task) -> int:
-        if path not in self._task_fields:
-            try:
-                member = self._k.btf.struct("task_struct").find_member(path)
-                self._task_fields[path] = (member.byte_offset, member.type.size_bytes)
-            except (BtfError, TypeLookupError):
-                self._task_fields[path] = (0, 0)
-        offset, size_bytes = self._task_fields[path]
-        try:
-            return int.from_bytes(self._k.read_memory(task.addr + offset, size_bytes), "little") if size_bytes else 0
-        except MemoryFault:
-            return 0
+        task = task_of(k)
+        context = TraceContext(task.comm, task.pid, k.cpu, k.time_ns, self._flags.read(regs))
+        duration_ns, depth = None, k.depth_around(regs.sp, entry_ip)
+        if words:
+            entered_ns, depth, waited_ns = words[:_KEPT_WORDS]
+            duration_ns = max(0, k.time_ns - entered_ns - (k.waited_ns - waited_ns))
+        self._on_event(
+            ProbeEventHit(definition, entry_ip, ret_ip, k.cpu, task, context, values, text, regs, depth, duration_ns)
+        )
 
     def _context(self, regs: PtRegs, kept: tuple[int, ...] = ()) -> FetchContext:
-        return FetchContext(regs.as_dict(), self._k.read_memory, lambda: self._task().comm, kept)
-
-    def _task(self) -> Task:
-        try:
-            return self._k.current
-        except BtfError:
-            return Task(self._k.task, "<...>", 0, 0)
+        k = self._k
+        return FetchContext(regs.as_dict(), k.read_memory, lambda: task_of(k).comm, kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypedDict
 
@@ -11,6 +11,7 @@ from fprobe_gdb.errors import InvalidProbe
 from fprobe_gdb.events import (
     LOST_REASONS,
     ConsoleEvent,
+    CpuFlags,
     EntryEvent,
     ExitEvent,
     LostEvent,
@@ -19,6 +20,7 @@ from fprobe_gdb.events import (
     SummaryEvent,
 )
 from fprobe_gdb.output.base import EventSink
+from fprobe_gdb.output.ftrace import without_offset
 from fprobe_gdb.output.summary import SummaryBuilder
 from fprobe_gdb.probe.core import Hit
 from fprobe_gdb.probe.filters import match_filter
@@ -26,10 +28,14 @@ from fprobe_gdb.probe.fprobe import FPROBE_FL_ANY_FUNCTION, Fprobe
 from fprobe_gdb.probe.records import FtraceRecords
 from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.probe.rethook import EntryData
+from fprobe_gdb.probe_events import EventDefinition, auto_name, symbol_text
 from fprobe_gdb.registers import ARGUMENT_REGISTERS
 from fprobe_gdb.session.describe import describe_arguments, describe_result
 from fprobe_gdb.session.guest import Kernel
+from fprobe_gdb.session.hit_context import FlagsReader, stack_lines
 from fprobe_gdb.session.judge import Judge, TraceHit
+from fprobe_gdb.session.probe_event_lines import event_of
+from fprobe_gdb.session.probe_event_runner import ProbeEventHit, ProbeEventRunner
 
 __all__ = ["Tracer", "select"]
 
@@ -37,6 +43,11 @@ __all__ = ["Tracer", "select"]
 class _Who(TypedDict, total=False):
     comm: str
     pid: int
+
+
+class _Tracefs(TypedDict, total=False):
+    text: str
+    flags: CpuFlags
 
 
 def select(records: FtraceRecords, include: Sequence[str], exclude: Sequence[str] = ()) -> list[int]:
@@ -64,6 +75,8 @@ class Tracer:
     :param sink: gets all events, and the summary at last.
     :param max_hits: end the run after so many calls that are shown; None for no limit.
     :param judge: which calls are shown, and what is added up; None for all, and nothing.
+    :param stack: frames of kernel stack to show with each entry, and with each hit of a probe event; 0 for none.
+    :param tracefs: also tell what only lines in tracefs' form have.
     """
 
     def __init__(
@@ -75,8 +88,13 @@ class Tracer:
         nr_maxactive: int = 0,
         max_hits: int | None = None,
         judge: Judge | None = None,
+        stack: int = 0,
+        tracefs: bool = False,
     ) -> None:
         self._k = k
+        self._stack = stack
+        self._flags = FlagsReader(k) if tracefs else None
+        self._runner: ProbeEventRunner | None = None
         self._judge = judge
         self._shown = 0
         self._sink = sink
@@ -99,15 +117,24 @@ class Tracer:
         """Whether ``max_hits`` is reached."""
         return self._max_hits is not None and self._shown >= self._max_hits
 
-    def register(self, ips: Sequence[int]) -> None:
-        """Start to trace these locations.
+    def register(self, ips: Sequence[int], definitions: Iterable[EventDefinition] = ()) -> None:
+        """Start to trace these locations, and these probe events.
 
         :raise TooManySites: more than breakpoints can serve.
         """
         self._names = {ip: self._k.records.name_at(ip) for ip in ips}
-        self._k.register_fprobe_ips(self.fprobe, ips)
+        if ips:
+            self._k.register_fprobe_ips(self.fprobe, ips)
+        self._runner = ProbeEventRunner(self._k, definitions, self._on_probe_event)
         self._k.on_missed = self._on_missed
         self._k.on_console = lambda line: self._console(line, "console")
+
+    def unregister(self) -> None:
+        """Stop to trace; the guest is stopped. What a handler that raised has removed already stays so."""
+        if self._runner is not None:
+            self._runner.unregister()
+        if any(self.fprobe is it for it in self._k.fprobes):
+            self._k.unregister_fprobe(self.fprobe)
 
     def output(self, data: bytes) -> None:
         """Pass on output of the traced command, line by line."""
@@ -120,8 +147,13 @@ class Tracer:
         if self._line:
             self._console(self._line, "command")
             self._line = ""
+        self._count_hits()
         summary = self._summary.build(
-            host_ns=self._k.stopped_ns, ended=ended, command_status=command_status, dispatch=self._k.dispatch_name
+            host_ns=self._k.stopped_ns,
+            ended=ended,
+            command_status=command_status,
+            dispatch=self._k.dispatch_name,
+            cpus=len(self._k.target.vcpus),
         )
         if self._judge:
             kept_out, faults = self._judge.kept_out, self._judge.faults
@@ -137,6 +169,14 @@ class Tracer:
         self._sink.write(summary)
         return summary
 
+    # Of a call with a return probe no entry is shown, but it is a hit from its entry on.
+    def _count_hits(self) -> None:
+        fprobes = self._runner.fprobes if self._runner else ()
+        for fprobe in fprobes:
+            self._summary.counters(fprobe.name).hits = 0
+        for fprobe in fprobes:
+            self._summary.counters(fprobe.name).hits += fprobe.hits
+
     def _write(self, event: EntryEvent | ExitEvent | MissedEvent | LostEvent) -> None:
         self._summary.write(event)
         self._sink.write(event)
@@ -151,14 +191,16 @@ class Tracer:
             hit = TraceHit(k, entry_ip, self._names[entry_ip], ret_ip, regs.as_dict())
             if not self._judge.lets_in(hit):
                 return True
-        depth, time_ns = k.depth(k.task), k.time_ns
+        depth, time_ns, caller = k.depth_around(regs.sp, entry_ip), k.time_ns, k.symbolize(ret_ip)
         event = EntryEvent(
             self._names[entry_ip], entry_ip, ret_ip, k.cpu, k.task, time_ns,
             args=dict(zip(ARGUMENT_REGISTERS, regs.arguments, strict=True)),
-            caller=k.symbolize(ret_ip),
+            caller=caller,
             depth=depth,
             **self._who(),
             params=self._params(regs, entry_ip),
+            stack=stack_lines(k, self._stack) if self._stack else None,
+            **self._tracefs(regs, f"{self._names[entry_ip]} <-{without_offset(caller)}"),
         )  # fmt: skip
         if data is not None:
             data[:] = struct.pack("<QQQ", time_ns, depth, k.waited_ns)
@@ -175,9 +217,12 @@ class Tracer:
         if hit and self._judge:
             self._judge.add(hit)
         if isinstance(event, EntryEvent):
-            self._shown += 1
-            if self.full:
-                self._k.stop()
+            self._count_shown()
+
+    def _count_shown(self) -> None:
+        self._shown += 1
+        if self.full:
+            self._k.stop()
 
     def _on_exit(self, fp: Fprobe, entry_ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:
         k = self._k
@@ -201,8 +246,24 @@ class Tracer:
             depth=depth,
             **self._who(),
             result=self._result(regs, entry_ip),
+            **self._tracefs(regs, self._exit_text(entry_ip, ret_ip, regs) if self._flags else ""),
         )  # fmt: skip
         self._show(event, hit)
+
+    # What a line in tracefs' form has beside what all have.
+    def _tracefs(self, regs: PtRegs, text: str) -> _Tracefs:
+        return {"text": text, "flags": self._flags.read(regs)} if self._flags else {}
+
+    # As of a probe event "f FUNC%return retval=$retval:x64".
+    def _exit_text(self, entry_ip: int, ret_ip: int, regs: PtRegs) -> str:
+        name = self._names[entry_ip]
+        event = auto_name(name, is_return=True, is_tracepoint=False)
+        return f"{event}: ({symbol_text(self._k.symbols, ret_ip)} <- {name}) retval={regs.return_value():#x}"
+
+    def _on_probe_event(self, hit: ProbeEventHit) -> None:
+        stack = stack_lines(self._k, self._stack) if self._stack else None
+        self._write(event_of(self._k, hit, stack))
+        self._count_shown()
 
     # Name and pid of the task, where the kernel has types.
     def _who(self) -> _Who:
@@ -224,5 +285,7 @@ class Tracer:
     def _on_missed(self, fp: Fprobe, entry_ip: int, hit: Hit, reason: MissReason) -> None:
         kind = LostEvent if reason in LOST_REASONS else MissedEvent
         name = self._names.get(entry_ip) or self._k.records.name_at(entry_ip)
-        depth = self._k.depth(hit.task)
-        self._write(kind(name, entry_ip, hit.ret_ip, hit.cpu, hit.task, hit.time_ns, reason=reason, depth=depth))
+        depth = self._k.depth_around(hit.frame, entry_ip)
+        event = None if fp is self.fprobe else fp.name
+        place = (name, entry_ip, hit.ret_ip, hit.cpu, hit.task, hit.time_ns)
+        self._write(kind(*place, reason=reason, depth=depth, probe_event=event))

@@ -8,9 +8,10 @@ import pytest
 
 from emu.errors import AgentLost, CommandTimeout
 from fprobe_gdb.cli import trace as module
+from fprobe_gdb.cli.trace_options import Form, What
 from fprobe_gdb.errors import GuestPanic, OutputError, TargetLost
 
-REQUEST = module._Request(("vfs_read",), (), False, 0, None, 10.0, "true")
+REQUEST = module._Request(What(("vfs_read",), (), ()), Form("text", False, 0, None), False, 0, None, 10.0, "true")
 
 
 class FakeTracer:
@@ -18,7 +19,7 @@ class FakeTracer:
         self.summaries: list[tuple[str, int | None]] = []
         self.registered: list[int] = []
 
-    def register(self, ips: list[int]) -> None:
+    def register(self, ips: list[int], definitions: list[object]) -> None:
         self.registered += ips
 
     def output(self, data: bytes) -> None:
@@ -44,7 +45,7 @@ def outcome(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def follow(tracer: FakeTracer) -> None:
-    module._follow(cast(Any, None), cast(Any, tracer), REQUEST, [0x1000])
+    module._follow(cast(Any, None), cast(Any, tracer), REQUEST, [0x1000], [])
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,16 @@ def run(*argv: str) -> int:
         (["trace", "-i", "vfs_read", "--backend", "lldb", "--", "true"], "--backend"),
         (["trace", "-i", "vfs_read", "-f", "xml", "--", "true"], "--format"),
         (["trace", "-i", "vfs_read", "--smp", "0", "--", "true"], "--smp"),
+        (["trace", "-x", "vfs_read", "f vfs_read", "--", "true"], "--exclude leaves out functions of --include"),
+        (["trace", "f:myread", "vfs_read", "count", "--", "true"], "'f:myread' alone defines no event; quote"),
+        (["trace", "f vfs_read", "cat", "--", "true"], "what is 'cat'?"),
+        (["trace", "f vfs_read", "--entry-only", "--", "true"], "--entry-only and --maxactive"),
+        (["trace", "f vfs_read", "--filter", "count > 1", "--", "true"], "ask about functions of -i"),
+        (["trace", "-i", "vfs_read", "--graph", "--", "true"], "add -f ftrace"),
+        (["trace", "-i", "x", "-f", "ftrace", "--graph", "--entry-only", "--", "true"], "--graph draws calls"),
+        (["trace", "-i", "vfs_read", "--stack=0", "--", "true"], "--stack"),
+        (["trace", "-i", "vfs_read", "--stack", "8", "--", "true"], "what is '8'?"),
+        (["attach", "./no.sock"], "what shall be probed?"),
         (["run"], "PROBE.py"),
         (["run", "/nonexistent.py"], "/nonexistent.py"),
     ],
@@ -43,6 +53,11 @@ def test_usage_error(argv: list[str], message: str, capsys: pytest.CaptureFixtur
     assert out == ""
     assert "Usage: fprobe-gdb" in err
     assert message in " ".join(err.split())
+
+
+def test_a_file_of_definitions_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("trace", "-e", "/no/such/file", "--", "true") == 2
+    assert "-e /no/such/file: No such file or directory" in capsys.readouterr().err
 
 
 def test_file_option_without_host_file(capsys: pytest.CaptureFixture[str]) -> None:

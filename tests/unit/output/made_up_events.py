@@ -8,6 +8,7 @@ from dataclasses import replace
 from fprobe_gdb.events import (
     ConsoleEvent,
     EntryEvent,
+    EventField,
     ExitEvent,
     FunctionSummary,
     LostEvent,
@@ -61,6 +62,13 @@ SUMMARY = SummaryEvent(
     command_status=0,
     dispatch="breakpoint, rsp, sw",
     exits=1023,
+)
+#: Of a probe event.
+FIELDS = (
+    EventField("name", '"mo"td"', 'mo"td'),
+    EventField("count", "4096", "4096"),
+    EventField("bad", "(fault)", None),
+    EventField("two", "{1,(fault)}", ("1", None)),
 )
 ALL = (ENTRY, EXIT, MISSED, LOST, CONSOLE, SUMMARY)
 

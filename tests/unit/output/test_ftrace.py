@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fprobe_gdb.events import CpuFlags
 from fprobe_gdb.output.ftrace import TraceContext, header, trace_line
 
 #: PREEMPT_NEED_RESCHED is kept inverted.
@@ -12,7 +13,7 @@ NO_NEED = 1 << 31
 
 def context(**more: int | bool | None) -> TraceContext:
     values: dict[str, object] = {"preempt_count": NO_NEED} | more
-    return TraceContext("sh", 145, 1, 39_711_474_900, **values)  # type: ignore[arg-type]
+    return TraceContext("sh", 145, 1, 39_711_473_900, CpuFlags(**values))  # type: ignore[arg-type]
 
 
 def test_line_and_header_as_a_kernel_wrote_them() -> None:

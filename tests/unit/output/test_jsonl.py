@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fprobe_gdb.events import ConsoleEvent, MissReason
 from fprobe_gdb.output import jsonl
-from tests.unit.output.made_up_events import ALL, ENTRY, EXIT, LOST, MISSED, SUMMARY, as_jsonl, hostile
+from tests.unit.output.made_up_events import ALL, ENTRY, EXIT, FIELDS, LOST, MISSED, SUMMARY, as_jsonl, hostile
 from tests.unit.output.properties import PROPERTY
 
 
@@ -107,6 +107,20 @@ def test_every_field_is_documented_in_its_place(event):
     assert next(iter(fields)) == "type"
     documented = section[fields["type"]]
     assert list(fields) == (documented if documented[0] == "type" else shared + documented)
+
+
+@pytest.mark.parametrize("event", [ENTRY, EXIT, MISSED, LOST], ids=lambda event: type(event).__name__)
+def test_more_fields_of_probe_events(event):
+    plain = list(json.loads(as_jsonl(event)[0]))
+    more = {"probe_event": "grp/myread"}
+    if event in (ENTRY, EXIT):
+        more |= {"fields": FIELDS, "stack": ("vfs_read+0x4", "ksys_read+0x75")}
+    found = json.loads(as_jsonl(replace(event, **more))[0])
+    assert list(found) == plain + _documented()["event"][: len(more)]
+    assert found["event"] == "grp/myread"
+    if "fields" in more:
+        assert found["fields"] == {"name": 'mo"td', "count": "4096", "bad": None, "two": ["1", None]}
+        assert found["stack"] == ["vfs_read+0x4", "ksys_read+0x75"]
 
 
 def test_every_reason_is_documented():

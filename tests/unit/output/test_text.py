@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fprobe_gdb.errors import UsageError
 from fprobe_gdb.events import ConsoleEvent, MissReason
 from fprobe_gdb.output.text import TextSink
-from tests.unit.output.made_up_events import ALL, CONSOLE, ENTRY, EXIT, LOST, MISSED, as_text, hostile
+from tests.unit.output.made_up_events import ALL, CONSOLE, ENTRY, EXIT, FIELDS, LOST, MISSED, as_text, hostile
 from tests.unit.output.properties import PROPERTY
 
 SGR = re.compile("\x1b\\[[0-9;]*m")
@@ -42,6 +42,19 @@ def test_typed_entry_and_exit():
         '→ vfs_read(file=0xffff888005cf9a80 "mo\\x1btd", buf=0x7f, count=4096, pos=0x0) <- ksys_read+0x75',
         "    1.234581 [000] cat-71              ← vfs_read = -5 (-EIO) 12.9us",
     ]
+
+
+def test_probe_events_and_stacks():
+    who = {"comm": "cat", "pid": 71, "depth": 0, "probe_event": "grp/my"}
+    stack = ("vfs_read+0x4", "a\x1bb")
+    lines = as_text(replace(ENTRY, **who, fields=FIELDS[:2], stack=stack), replace(EXIT, **who, fields=FIELDS[2:]))
+    assert "\n".join(lines).split("\n") == [
+        '    1.234568 [001] cat-71            → my: vfs_read(name="mo"td" count=4096) <- ksys_read+0x75',
+        "                                         => vfs_read+0x4",
+        "                                         => a\\x1bb",
+        "    1.234581 [000] cat-71            ← my: vfs_read(bad=(fault) two={1,(fault)}) 12.9us",
+    ]
+    assert as_text(replace(MISSED, probe_event="grp/my"))[0].endswith("× my: vfs_read missed (pool)")  # noqa: RUF001
 
 
 def test_a_void_function_has_no_value():

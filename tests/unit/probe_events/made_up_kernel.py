@@ -13,7 +13,11 @@ from tests.unit.kernel.btf.made_up_btf import MadeUpBtf
 __all__ = ["MadeUpKernel"]
 
 FUNCTIONS = ("vfs_read", "vfs_readv", "kernel_clone", "do_exit", "kfree", "dput", "getname_flags")
-SYMBOLS = {"jiffies": 0xFFFFFFFF82000000, "__probestub_kfree": 0xFFFFFFFF81100000}
+SYMBOLS = {
+    "jiffies": 0xFFFFFFFF82000000,
+    "__probestub_kfree": 0xFFFFFFFF81100000,
+    "__tracepoint_sched_switch": 0xFFFFFFFF82000100,
+}
 
 
 class MadeUpKernel:
