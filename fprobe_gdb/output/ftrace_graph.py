@@ -50,13 +50,14 @@ class RecordKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class GraphRecord:
-    """One record. ``comm`` and ``pid`` are shown; ``task``, its address, tells tasks apart."""
+    """One record. Tasks are told apart by ``pid`` too: the next task may get the ``task_struct`` of the last one."""
 
     kind: RecordKind
     time_ns: int
     #: The function's name, or the text of an event or a note.
     text: str
     cpu: int = 0
+    #: Address of its ``task_struct``.
     task: int = 0
     comm: str = ""
     pid: int = 0
@@ -64,6 +65,11 @@ class GraphRecord:
     entry_ip: int = 0
     depth: int = 0
     duration_ns: int = 0
+
+    @property
+    def who(self) -> tuple[int, int]:
+        """The task, apart from all others."""
+        return self.task, self.pid
 
 
 # struct fgraph_cpu_data.
@@ -120,7 +126,7 @@ class _Picture:
     def _switch(self, record: GraphRecord) -> Iterator[str]:
         cpu = self._cpus[record.cpu]
         last, cpu.last = cpu.last, record
-        if last is not None and last.task != record.task:
+        if last is not None and last.who != record.who:
             yield _SWITCH_RULE
             yield f"{self._prologue(record.cpu)}{_task(last)} => {_task(record)}"
             yield _SWITCH_RULE
@@ -151,7 +157,7 @@ class _Picture:
 
 
 def _is_same(call: GraphRecord, back: GraphRecord) -> bool:
-    return (call.task, call.entry_ip) == (back.task, back.entry_ip)
+    return (call.who, call.entry_ip) == (back.who, back.entry_ip)
 
 
 # print_graph_proc()
