@@ -15,8 +15,8 @@ pytestmark = pytest.mark.qemu
 
 
 @pytest.mark.parametrize("kernel", ["6.1", "6.12"])
-def test_probes_follow_kaslr(guest: Callable[..., Kernel], kernel: str) -> None:
-    k = guest(kernel=kernel, kaslr=True)
+def test_probes_follow_kaslr(guest_of_each_dispatch: Callable[..., Kernel], kernel: str) -> None:
+    k = guest_of_each_dispatch(kernel=kernel, kaslr=True)
     # /proc/kallsyms is the judge.
     line = k.shell("grep ' vfs_readv$' /proc/kallsyms").text
     assert k.address("vfs_readv") == int(line.split()[0], 16)
