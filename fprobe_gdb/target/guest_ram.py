@@ -37,13 +37,14 @@ class GuestRam:
         self._ram = ram
         #: All of it, byte by byte; index by :meth:`offset`.
         self.view = memoryview(ram)
-        self._words = self.view.cast("Q")
+        #: The same by 64-bit words, each of which is read and written in one piece.
+        self.words = self.view.cast("Q")
         self._size_bytes = len(ram)
         self._low_bytes = len(ram) if len(ram) < _ALL_LOW_BYTES else LOW_RAM_BYTES
 
     def close(self) -> None:
         """Let go of the memory. Nothing can be read afterwards."""
-        self._words.release()
+        self.words.release()
         self.view.release()
 
     # Section: physical addresses
@@ -88,7 +89,7 @@ class GuestRam:
         table = cr3 & _FRAME
         for shift in _SHIFTS:
             place = table + ((addr >> shift & 511) << 3)
-            entry = self._words[(place if place < self._low_bytes else self.offset(place)) >> 3]
+            entry = self.words[(place if place < self._low_bytes else self.offset(place)) >> 3]
             if not entry & _PRESENT:
                 break
             if shift == 12:

@@ -281,28 +281,33 @@ class TrampolineDispatch:
             self.stopped_ns += time.monotonic_ns() - started_ns
 
     def _entry(self, posted: Posted) -> None:
-        hooked = self.returns.find(posted.ret_ip)
-        ret_ip = hooked.ret_addr if hooked else posted.ret_ip
-        regs = PtRegs(posted.registers, Side.ENTRY, posted.ip + _FENTRY_BYTES, ret_ip)
-        hit = self._hit(posted, regs, posted.ip, posted.sp, ret_ip)
+        ip, frame, task, slot_word = posted.ip, posted.sp, posted.task, posted.ret_ip
+        hooked = self.returns.find(slot_word)
+        ret_ip = hooked.ret_addr if hooked else slot_word
+        regs = PtRegs(posted.registers, Side.ENTRY, ip + _FENTRY_BYTES, ret_ip)
+        hit = self._hit(posted, regs, ip, frame, ret_ip)
         if self.returns.full:
             self.core.lose(hit, MissReason.HOST_AWAY)
         else:
             self._give(self.core.entry, posted, hit)
-        if posted.ip == self.task_dead_ip:
-            self.core.task_dead(posted.task)
-            self._waited_ns.pop(posted.task, None)
-            for call in self.returns.of_task(posted.task):
-                self.returns.free(call)
-        new_ret = posted.ret_ip
-        if hooked is None and self.core.is_exit(posted.task, posted.sp, ret_ip):
-            new_ret = self.returns.hook(ret_ip, posted.sp, posted.task)
+        if ip == self.task_dead_ip:
+            self._task_dead(task)
+        new_ret = to = sp = None
+        if hooked is None and self.core.is_exit(task, frame, ret_ip):
+            new_ret = self.returns.hook(ret_ip, frame, task)
         writes = regs.take_effective_writes()
-        to, sp = writes.pop("ip", None), writes.pop("sp", None)
-        if sp is not None:
-            # The call is skipped: its return happens now, through the stub where somebody waits for it.
-            to = new_ret
+        if writes:
+            to, sp = writes.pop("ip", None), writes.pop("sp", None)
+            if sp is not None:
+                # The call is skipped: its return happens now, through the stub where somebody waits for it.
+                to = new_ret or slot_word
         self._finish(posted, writes, to=to, new_ret=new_ret, sp=sp)
+
+    def _task_dead(self, task: int) -> None:
+        self.core.task_dead(task)
+        self._waited_ns.pop(task, None)
+        for call in self.returns.of_task(task):
+            self.returns.free(call)
 
     def _exit(self, posted: Posted) -> None:
         call = self.returns.find(posted.ip - _FENTRY_BYTES)
@@ -319,23 +324,15 @@ class TrampolineDispatch:
         self._finish(posted, writes, to=call.ret_addr)
 
     def _hit(self, posted: Posted, regs: PtRegs, ip: int, frame: int, ret_ip: int) -> Hit:
-        return Hit(
-            ip=ip,
-            ret_ip=ret_ip,
-            frame=frame,
-            task=posted.task,
-            cpu=posted.cpu,
-            regs=regs,
-            context=context_of(posted.preempt_count),
-            kprobe_running=bool(posted.kprobe),
-            time_ns=self._time_ns(posted.tsc),
-        )
+        context, kprobe_running = context_of(posted.preempt_count), posted.kprobe != 0
+        time_ns = self._time_ns(posted.tsc)
+        return Hit(ip, ret_ip, frame, posted.task, posted.cpu, regs, context, kprobe_running, time_ns)
 
     def _time_ns(self, tsc: int) -> int:
         if not self._tsc.anchored:
-            self._tsc.anchor(tsc, self._guest_now_ns())
-        self.clock.last_ns = max(self.clock.last_ns, self._tsc.time_ns(tsc))
-        return self.clock.last_ns
+            self._tsc.anchor(tsc, max(self._guest_now_ns(), self.clock.last_ns))
+        self.clock.last_ns = time_ns = self._tsc.time_ns(tsc)
+        return time_ns
 
     # Let the core call the handlers of a hit. What they raise is kept for run(), the first one wins.
     def _give(self, feed: Callable[[Hit], None], posted: Posted, hit: Hit) -> None:
@@ -358,8 +355,11 @@ class TrampolineDispatch:
         if (halts or self.core.sites_changed) and self.target.state is TargetState.RUNNING:
             self._halt()
             self._sync_or_fail()
-        self._waited_ns[posted.task] += max(0, self._guest_now_ns() - self._tsc.time_ns(posted.tsc))
-        self._slots.write_registers(posted.slot, writes)
+        if self.returns:
+            # Only durations need this.
+            self._waited_ns[posted.task] += max(0, self._guest_now_ns() - self._tsc.time_ns(posted.tsc))
+        if writes:
+            self._slots.write_registers(posted.slot, writes)
         self._slots.go_on(posted.slot, to=to, new_ret=new_ret, sp=sp)
 
     # A handler has registered what cannot be planted: that fails the run, and the guest goes on without probes.

@@ -32,6 +32,7 @@ class Returns:
     def __init__(self, ram: GuestRam, zone: Zone) -> None:
         self._zone = zone
         self._bytes = ram.view
+        self._stubs, self._stubs_end = zone.stubs, zone.stubs_end
         self._nodes = ram.offset(zone.physical_of(zone.nodes))
         self._free = list(range(MAX_NODES - 1, -1, -1))
         self._calls: dict[int, HookedCall] = {}
@@ -58,6 +59,8 @@ class Returns:
 
     def find(self, addr: int) -> HookedCall | None:
         """The call that a return address stands for."""
+        if not self._stubs <= addr < self._stubs_end:
+            return None
         node = self._zone.node_of_stub(addr)
         return None if node is None else self._calls.get(node)
 

@@ -15,7 +15,7 @@ __all__ = ["Posted", "SlotRegisters", "Slots"]
 _WORDS = struct.Struct(f"<{SLOT_BYTES // 8}Q")
 _POSTED = bytes([State.POSTED])
 _FIRST_REGISTER = Field.REGISTERS // 8
-_TSC = Field.TSC // 8
+_TSC, _TAKEN = Field.TSC // 8, Field.TAKEN // 8
 
 
 _INDEX = {name: _FIRST_REGISTER + index for index, name in enumerate(SLOT_REGISTERS)}
@@ -82,6 +82,7 @@ class Slots:
         self._ram = ram
         self._zone = zone
         self._bytes = ram.view
+        self._words = ram.words
         self._states = ram.offset(zone.physical_of(zone.word(Zone.STATES)))
         self._slots = ram.offset(zone.physical_of(zone.slots))
 
@@ -105,10 +106,10 @@ class Slots:
         begin = self._slots + slot * SLOT_BYTES
         words = _WORDS.unpack_from(self._bytes, begin)
         tsc = words[_TSC]
-        self._write(slot, Field.TAKEN, tsc)
+        self._words[(begin >> 3) + _TAKEN] = tsc
         while (state := self._bytes[self._states + slot]) == State.LEAVING:
             pass
-        if state != State.POSTED or self._read(slot, Field.TSC) != tsc:
+        if state != State.POSTED or self._words[(begin >> 3) + _TSC] != tsc:
             return None
         return Posted(slot, words)
 
@@ -125,9 +126,12 @@ class Slots:
         :param new_ret: what to leave in the return slot.
         :param sp: with which stack pointer, if not the one of the hit.
         """
-        for field, value in ((Field.TO, to), (Field.NEW_RET, new_ret), (Field.SP, sp)):
-            if value is not None:
-                self._write(slot, field, value)
+        if to is not None:
+            self._write(slot, Field.TO, to)
+        if new_ret is not None:
+            self._write(slot, Field.NEW_RET, new_ret)
+        if sp is not None:
+            self._write(slot, Field.SP, sp)
         self._bytes[self._states + slot] = State.ANSWERED
 
     def call(self, slot: int, function: int, args: Mapping[str, int]) -> None:
@@ -137,10 +141,5 @@ class Slots:
         self._write(slot, Field.ACTION, Action.CALL)
         self._bytes[self._states + slot] = State.ANSWERED
 
-    def _read(self, slot: int, field: int) -> int:
-        begin = self._slots + slot * SLOT_BYTES + field
-        return int.from_bytes(self._bytes[begin : begin + 8], "little")
-
     def _write(self, slot: int, field: int, value: int) -> None:
-        begin = self._slots + slot * SLOT_BYTES + field
-        self._bytes[begin : begin + 8] = (value & MASK64).to_bytes(8, "little")
+        self._words[(self._slots + slot * SLOT_BYTES + field) >> 3] = value & MASK64

@@ -38,7 +38,9 @@ class TscClock:
         """Guest time of a counter value."""
         assert self._anchor is not None
         base_tsc, base_ns = self._anchor
-        self.last_ns = max(self.last_ns, base_ns + (tsc - base_tsc) * 1_000_000 // self.khz)
+        time_ns = base_ns + (tsc - base_tsc) * 1_000_000 // self.khz
+        if time_ns > self.last_ns:
+            self.last_ns = time_ns
         return self.last_ns
 
     def counts(self, time_ns: int) -> int:
