@@ -34,6 +34,8 @@ class QEMUFds:
     qmp: int
     #: None when there is no gdbstub, or one at a path.
     gdb: int | None = None
+    #: A second QMP monitor, for who drives the gdbstub. None when there is none.
+    gdb_qmp: int | None = None
     #: The memory file with the initramfs. None when it is a file of its own, or there is none.
     initramfs: int | None = None
     #: The memory file that is the guest's RAM, where it is shared.
@@ -94,6 +96,8 @@ def qemu_argv(spec: MachineSpec, fds: QEMUFds) -> list[str]:
     for name, fd in (("console", fds.console), ("agent", fds.agent)):
         argv += ["-chardev", f"socket,id={name},fd={fd}", "-serial", f"chardev:{name}"]
     argv += ["-chardev", f"socket,id=qmp,fd={fds.qmp}", "-mon", "chardev=qmp,mode=control"]
+    if fds.gdb_qmp is not None:
+        argv += ["-chardev", f"socket,id=gdb-qmp,fd={fds.gdb_qmp}", "-mon", "chardev=gdb-qmp,mode=control"]
     if spec.gdb_socket is not None:
         argv += ["-gdb", f"unix:{spec.gdb_socket},server=on,wait=off"]
     elif spec.gdbstub:
@@ -112,7 +116,9 @@ def dry_run(spec: MachineSpec) -> str:
     To paste it into a shell, replace each ``fd=N`` chardev by another backend, say ``stdio`` for the console and
     ``null`` for the rest; a dry run cannot hand out sockets.
     """
-    fds = QEMUFds(console=10, agent=11, qmp=12, gdb=13, initramfs=14, ram=15, doorbell=16)
+    fds = QEMUFds(
+        console=10, agent=11, qmp=12, gdb=13, initramfs=14, ram=15, doorbell=16, gdb_qmp=17 if spec.gdbstub else None
+    )
     names = {10: "console (ttyS0)", 11: "agent (ttyS1)", 12: "QMP"}
     if spec.gdbstub and spec.gdb_socket is None:
         names[13] = "gdbstub"
@@ -122,6 +128,8 @@ def dry_run(spec: MachineSpec) -> str:
         names[15] = f"RAM, {spec.memory_mib} MiB of shared memory"
     if spec.doorbell:
         names[16] = "doorbell"
+    if spec.gdbstub:
+        names[17] = "QMP, for the client of the gdbstub"
     legend = "".join(f"# fd {fd}: {name}\n" for fd, name in names.items())
     return (
         f"# Descriptors that QEMU inherits (the numbers here are examples):\n{legend}{shlex.join(qemu_argv(spec, fds))}"

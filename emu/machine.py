@@ -61,6 +61,8 @@ class Machine:
         #: The connected socket to QEMU's gdbstub, for a client of the remote protocol. None without a gdbstub, and
         #: with one at :attr:`MachineSpec.gdb_socket`. Closed by :meth:`shutdown`.
         self.gdb_socket: socket.socket | None = None
+        #: A QMP monitor for the client of the gdbstub alone, as yet silent. None without a gdbstub.
+        self.gdb_qmp_socket: socket.socket | None = None
         #: The guest's RAM, where it is shared: a physical address below 3 GiB is the offset. Writes to code that the
         #: guest has executed are not seen by TCG's translations. Valid until :meth:`shutdown`.
         self.ram: mmap.mmap | None = None
@@ -110,7 +112,7 @@ class Machine:
         if self._console is not None:
             self._console.receive()
             self._console.close()
-        for end in (self._agent, self._qmp, self.gdb_socket, self.doorbell, self.ram):
+        for end in (self._agent, self._qmp, self.gdb_socket, self.gdb_qmp_socket, self.doorbell, self.ram):
             if end is not None:
                 end.close()
         if self._stderr_fd >= 0:
@@ -247,7 +249,9 @@ class Machine:
         self._agent.wait_for_bytes = self.wait
         qmp, qmp_fd = pair()
         self._qmp = QMP(qmp)
-        gdb_fd = None
+        gdb_fd = gdb_qmp_fd = None
+        if self.spec.gdbstub:
+            self.gdb_qmp_socket, gdb_qmp_fd = pair()
         if self.spec.gdbstub and self.spec.gdb_socket is None:
             self.gdb_socket, gdb_fd = pair()
         initramfs_fd = None
@@ -269,6 +273,7 @@ class Machine:
             agent=agent_fd,
             qmp=qmp_fd,
             gdb=gdb_fd,
+            gdb_qmp=gdb_qmp_fd,
             initramfs=initramfs_fd,
             ram=ram_fd,
             doorbell=doorbell_fd,

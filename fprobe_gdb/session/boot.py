@@ -6,20 +6,19 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from emu.deadline import Deadline
 from emu.machine import Machine
 from fprobe_gdb.session.guard import guarded_directory
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.gdb import GdbTarget
 from fprobe_gdb.target.rsp import RspTarget
+from fprobe_gdb.transport.relay import GdbRelay
 from images.progress import Report
 
 __all__ = ["GDB_SOCKET_NAME", "start"]
 
 #: The gdbstub's socket, inside a private directory that is gone once gdb is connected.
 GDB_SOCKET_NAME = "gdb.sock"
-_CONNECT_SEC = 30.0
 
 
 def start(options: BootOptions, kernel: Path, progress: Report | None = None) -> tuple[Machine, Target]:
@@ -30,7 +29,7 @@ def start(options: BootOptions, kernel: Path, progress: Report | None = None) ->
     """
     with _socket_dir(options.backend) as directory:
         gdb_socket = directory / GDB_SOCKET_NAME if directory else None
-        machine = Machine(options.machine_spec(kernel, gdb_socket=gdb_socket, progress=progress))
+        machine = Machine(options.machine_spec(kernel, progress=progress))
         machine.launch()
         try:
             return machine, _connect(machine, gdb_socket)
@@ -40,11 +39,12 @@ def start(options: BootOptions, kernel: Path, progress: Report | None = None) ->
 
 
 def _connect(machine: Machine, gdb_socket: Path | None) -> Target:
-    if gdb_socket is not None:
-        machine.wait_gdb_socket(Deadline(_CONNECT_SEC))
-        return GdbTarget(gdb_socket)
+    # KVM translates nothing that a stop could lose.
+    monitor = None if machine.spec.accel == "kvm" else machine.gdb_qmp_socket
     assert machine.gdb_socket is not None
-    return RspTarget(machine.gdb_socket)
+    if gdb_socket is not None:
+        return GdbTarget(gdb_socket, relay=GdbRelay(machine.gdb_socket, gdb_socket, monitor=monitor))
+    return RspTarget(machine.gdb_socket, monitor=monitor)
 
 
 # The gdb program can only connect to a socket that has a name. It has one for as long as the connecting takes.

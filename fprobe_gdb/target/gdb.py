@@ -36,6 +36,7 @@ from fprobe_gdb.target.rsp_layout import GDB_NAMES
 from fprobe_gdb.transport.mi import MiEvent, MiResult, c_string
 from fprobe_gdb.transport.mi_session import MiSession
 from fprobe_gdb.transport.process import ProcessLink
+from fprobe_gdb.transport.relay import GdbRelay
 
 __all__ = ["GdbTarget"]
 
@@ -79,6 +80,8 @@ class GdbTarget:
     Remove the socket's name once this is done; the connection stays.
 
     :param socket_path: where QEMU listens (``-gdb unix:PATH,server=on,wait=off``).
+    :param relay: what listens at that socket instead of QEMU, where a hit shall not cost a new translation of the
+        guest's code (:mod:`~fprobe_gdb.transport.relay`); owned from now on.
     :param gdb: the gdb program.
     :param answer_sec: seconds within which gdb must answer, the guest being stopped.
     :raise TransportError: when gdb cannot be started; names the Debian package.
@@ -87,8 +90,16 @@ class GdbTarget:
 
     name = "gdb"
 
-    def __init__(self, socket_path: Path | str, *, gdb: str = "gdb", answer_sec: float = 30.0) -> None:
-        self._session = MiSession(ProcessLink((gdb, *_ARGV), "gdb"), answer_sec)
+    def __init__(
+        self, socket_path: Path | str, *, relay: GdbRelay | None = None, gdb: str = "gdb", answer_sec: float = 30.0
+    ) -> None:
+        self._relay = relay
+        try:
+            self._session = MiSession(ProcessLink((gdb, *_ARGV), "gdb"), answer_sec)
+        except BaseException:
+            if relay is not None:
+                relay.close()
+            raise
         self._state = TargetState.STOPPED
         self._lost_why = ""
         self._registers: dict[int, Registers] = {}
@@ -332,11 +343,13 @@ class GdbTarget:
             _check_there(result.error or "")
             _check(result)
         self._state = TargetState.DETACHED
-        self._session.close()
+        self.close()
 
     def close(self) -> None:
         """Kill gdb, without a word to the guest. May be called twice."""
         self._session.close()
+        if self._relay is not None:
+            self._relay.close()
         if self._state is not TargetState.DETACHED:
             self._lose("the connection was closed")
 

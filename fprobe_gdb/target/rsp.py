@@ -33,8 +33,10 @@ from fprobe_gdb.registers import GENERAL_REGISTERS, MASK64, Registers
 from fprobe_gdb.target.base import BreakpointKind, Stop, StopKind, TargetState
 from fprobe_gdb.target.rsp_layout import read_layout
 from fprobe_gdb.target.rsp_report import parse_report, parse_thread
+from fprobe_gdb.transport.detached_run import DetachedRun
 from fprobe_gdb.transport.link import SocketLink
 from fprobe_gdb.transport.rsp_session import Request, RspSession
+from fprobe_gdb.transport.stop_events import StopEvents
 
 __all__ = ["RspTarget"]
 
@@ -44,14 +46,14 @@ _BREAKPOINT_TYPE = {BreakpointKind.SOFTWARE: 0, BreakpointKind.HARDWARE: 1}
 # Packets in flight at once: their replies have to fit into the socket's buffer while we still send.
 _WRITE_BATCH = 512
 _STOP_SEC = 10.0
-#: vCPUs that QEMU can have; a longer thread list is a broken stub.
-_MAX_VCPUS = 4096
 
 
 class RspTarget:
     """A guest behind a connected stream socket to QEMU's gdbstub. Connecting stops it.
 
     :param sock: a connected socket, which the target owns from now on (also when this fails).
+    :param monitor: a connected socket to a QMP monitor of the same QEMU that nobody else uses, owned from now on. With
+        it a hit costs the guest no new translation of its code (:mod:`~fprobe_gdb.transport.detached_run`).
     :param answer_sec: seconds within which the stub of a stopped guest must answer.
     :raise TargetLost: when nobody is at the other end.
     :raise ProtocolError: when whoever is there is no gdbstub of an x86_64 system emulator.
@@ -59,8 +61,9 @@ class RspTarget:
 
     name = "rsp"
 
-    def __init__(self, sock: socket.socket, *, answer_sec: float = 30.0) -> None:
-        self._session = RspSession(SocketLink(sock, "QEMU's gdbstub"), answer_sec)
+    def __init__(self, sock: socket.socket, *, monitor: socket.socket | None = None, answer_sec: float = 30.0) -> None:
+        detached = DetachedRun(StopEvents(monitor, answer_sec)) if monitor is not None else None
+        self._session = RspSession(SocketLink(sock, "QEMU's gdbstub"), answer_sec, detached)
         self._state = TargetState.STOPPED
         self._lost_why = ""
         # vCPU that Hg points to, where known; what g gave since the stop; requests whose replies are still to check.
@@ -274,7 +277,7 @@ class RspTarget:
         (features,) = self._session.exchange([Request(b"qSupported:xmlRegisters=i386")])
         self._chunk_bytes = _packet_size(features) // 2 - 32
         self._layout = read_layout(self._read_annex)
-        self._vcpus = tuple(self._list_vcpus())
+        self._vcpus = tuple(sorted(map(parse_thread, self._session.threads())))
         (reply,) = self._session.exchange([Request(b"?", stop_is_reply=True)])
         parse_report(reply)
         self._session.reports.clear()
@@ -289,19 +292,6 @@ class RspTarget:
             text += reply[1:]
             if reply[:1] == b"l":
                 return text
-
-    def _list_vcpus(self) -> list[int]:
-        vcpus: list[int] = []
-        query = b"qfThreadInfo"
-        while len(vcpus) <= _MAX_VCPUS:
-            (reply,) = self._session.exchange([Request(query)])
-            if reply == b"l" and vcpus:
-                return sorted(vcpus)
-            if reply[:1] != b"m":
-                break
-            vcpus += map(parse_thread, reply[1:].split(b","))
-            query = b"qsThreadInfo"
-        raise ProtocolError("the gdbstub does not list its vCPUs", reply)
 
     # State.
 

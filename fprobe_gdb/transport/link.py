@@ -65,6 +65,10 @@ class Link:
             if deadline.expired:
                 return b""
 
+    def fileno(self) -> int:
+        """For ``select``: readable when :meth:`receive` would not wait."""
+        return self._read_fd
+
     def close(self) -> None:
         """Close the descriptors. May be called twice."""
         if not self._closed:

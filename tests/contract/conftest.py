@@ -12,10 +12,15 @@ import pytest
 from images.fetch import emulator
 from tests.contract.rigs import Rig, build_guest, fake_rig, qemu_rig
 
+# Without a monitor beside the gdbstub is how one attaches to a guest of somebody else.
 REAL = [
-    pytest.param((kind, qemu), id=f"{kind}-{qemu}", marks=[pytest.mark.qemu, *([pytest.mark.gdb] * (kind == "gdb"))])
+    pytest.param(
+        (kind, qemu, monitor),
+        id=f"{kind}-{qemu}" + ("" if monitor else "-no-monitor"),
+        marks=[pytest.mark.qemu, *([pytest.mark.gdb] * (kind == "gdb"))],
+    )
     for kind in ("rsp", "gdb")
-    for qemu in ("installed", "qemu-10.0")
+    for qemu, monitor in (("installed", True), ("qemu-10.0", True), ("installed", False))
 ]
 
 
@@ -41,18 +46,18 @@ def qemu_argv() -> Callable[[str], list[str]]:
     return argv
 
 
-@pytest.fixture(params=[pytest.param(("fake", ""), id="fake"), *REAL])
+@pytest.fixture(params=[pytest.param(("fake", "", False), id="fake"), *REAL])
 def new_rig(
     request: pytest.FixtureRequest, guest_image: Path, qemu_argv: Callable[[str], list[str]]
 ) -> Iterator[Callable[[int], Rig]]:
     """Makes a rig with so many vCPUs."""
-    kind, qemu = request.param
+    kind, qemu, monitor = request.param
     with contextlib.ExitStack() as stack:
 
         def new(vcpus: int) -> Rig:
             if kind == "fake":
                 return fake_rig(vcpus)
-            return stack.enter_context(qemu_rig(kind, qemu_argv(qemu), guest_image, vcpus))
+            return stack.enter_context(qemu_rig(kind, qemu_argv(qemu), guest_image, vcpus, monitor=monitor))
 
         yield new
 

@@ -18,6 +18,7 @@ from fprobe_gdb.target.fake import FakeTarget
 from fprobe_gdb.target.gdb import GdbTarget
 from fprobe_gdb.target.rsp import RspTarget
 from fprobe_gdb.transport.process import PrivateSocket
+from fprobe_gdb.transport.relay import GdbRelay
 from tests.contract.program import COUNTERS, END_OF_RAM, GS_BASES, SCRATCH, SCRATCH_BYTES, STACK_TOP, program
 
 __all__ = ["Rig", "build_guest", "fake_rig", "qemu_rig"]
@@ -70,8 +71,8 @@ def build_guest(directory: Path) -> Path:
 
 
 @contextlib.contextmanager
-def qemu_rig(kind: str, qemu: Sequence[str], image: Path, vcpus: int) -> Iterator[Rig]:
-    """The program on a real QEMU, seen through a real target."""
+def qemu_rig(kind: str, qemu: Sequence[str], image: Path, vcpus: int, *, monitor: bool = True) -> Iterator[Rig]:
+    """The program on a real QEMU, seen through a real target, which has a monitor beside the gdbstub or has not."""
     ram_fd = os.memfd_create("ram")
     os.ftruncate(ram_fd, RAM_BYTES)
     with contextlib.ExitStack() as stack:
@@ -79,8 +80,10 @@ def qemu_rig(kind: str, qemu: Sequence[str], image: Path, vcpus: int) -> Iterato
         ram = stack.enter_context(mmap.mmap(ram_fd, RAM_BYTES))
         ours, theirs = socket.socketpair()
         place = stack.enter_context(PrivateSocket()) if kind == "gdb" else None
-        fds = [ram_fd, theirs.fileno()]
-        if place is not None:
+        relayed = place is not None and monitor
+        our_monitor, their_monitor = socket.socketpair()
+        fds = [ram_fd, theirs.fileno(), their_monitor.fileno()]
+        if place is not None and not relayed:
             gdb = ["-gdb", f"unix:{place.path},server=on,wait=off"]
         else:
             gdb = ["-chardev", f"socket,id=gdb,fd={theirs.fileno()}", "-gdb", "chardev:gdb"]
@@ -88,11 +91,14 @@ def qemu_rig(kind: str, qemu: Sequence[str], image: Path, vcpus: int) -> Iterato
             *qemu, "-S", "-display", "none", "-nodefaults", "-no-user-config", "-m", "64M", "-smp", str(vcpus),
             "-object", f"memory-backend-file,id=ram,size=64M,mem-path=/dev/fd/{ram_fd},share=on",
             "-machine", "pc,memory-backend=ram", "-kernel", str(image), *gdb,
+            "-chardev", f"socket,id=qmp,fd={their_monitor.fileno()}", "-mon", "chardev=qmp,mode=control",
         ]  # fmt: skip
         process = subprocess.Popen(argv, pass_fds=fds, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent())
         stack.callback(lambda: (process.kill(), process.wait()))
         theirs.close()
-        target = stack.enter_context(_connect(ours, place, process))
+        their_monitor.close()
+        stack.callback(our_monitor.close)
+        target = stack.enter_context(_connect(ours, our_monitor if monitor else None, place, process))
         _run_to_main(target, vcpus)
 
         def kill() -> None:
@@ -107,11 +113,16 @@ def qemu_rig(kind: str, qemu: Sequence[str], image: Path, vcpus: int) -> Iterato
 
 @contextlib.contextmanager
 def _connect(
-    ours: socket.socket, place: PrivateSocket | None, process: subprocess.Popen[bytes]
+    ours: socket.socket, monitor: socket.socket | None, place: PrivateSocket | None, process: subprocess.Popen[bytes]
 ) -> Iterator[RspTarget | GdbTarget]:
     if place is None:
-        with RspTarget(ours) as rsp:
+        with RspTarget(ours, monitor=monitor) as rsp:
             yield rsp
+        return
+    if monitor is not None:
+        with GdbTarget(place.path, relay=GdbRelay(ours, place.path, monitor=monitor)) as gdb:
+            place.remove()
+            yield gdb
         return
     ours.close()
     deadline = Deadline(20)
