@@ -40,8 +40,8 @@ def loaded_machine(kernel: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def loaded_kernel(kernel: str, backend: str, **options: str) -> Iterator[Kernel]:
-    """A stopped guest under load, behind one of our targets."""
-    with Kernel.boot(kernel, backend=backend, **options) as k:
+    """A stopped guest under load, behind one of our targets; its hits come by breakpoints unless asked otherwise."""
+    with Kernel.boot(kernel, backend=backend, **{"dispatch": "breakpoint", **options}) as k:
         k.shell(_LOAD)
         yield k
 
