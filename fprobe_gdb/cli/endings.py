@@ -62,7 +62,7 @@ def endings() -> Endings:
     For good: nothing comes behind but the end of the process.
     """
     ended = Endings()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, ended.interrupt)
     for signum in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(signum) is signal.SIG_DFL:
