@@ -244,8 +244,13 @@ class GuestView:
                     raise
                 raise ExtraMissing("k.drgn()", "drgn", "drgn") from None
             btf = self.btf if self.has_types else None
-            self._drgn = DrgnPrograms(Guest(self.memory, self.symbols, self.knowledge.image, btf, self.slide))
+            image = self.knowledge.image
+            self._drgn = DrgnPrograms(Guest(self.memory, self.symbols, image, btf, self.slide, self._recover_return))
         return self._drgn.program()
+
+    # The dispatch may be another one by then.
+    def _recover_return(self, slot_addr: int, value: int) -> int | None:
+        return self._dispatch.recover_return(slot_addr, value)
 
     # Looked up once for each function: a look-up takes half a millisecond, which every hit would pay.
     def _prototype_at(self, entry_ip: int) -> FuncProto:

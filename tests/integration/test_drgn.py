@@ -33,13 +33,21 @@ from tests.integration.guest_calls import TRIGGER
 pytestmark = pytest.mark.qemu
 
 Boot = Callable[..., Kernel]
-KERNELS = pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+# One is where it was linked and served by breakpoints, the other has KASLR and trampolines.
+GUESTS: dict[str, dict[str, object]] = {
+    "6.1": {"kernel": "6.1", "dispatch": "breakpoint"},
+    "6.12": {"kernel": "6.12", "dispatch": "trampoline", "kaslr": True},
+}
+# A process that is asleep, and no longer on its way through fork and exec; its pid.
+SLEEPER = """sleep 1000 &
+    while ! grep -q sleep /proc/$!/comm || ! grep -q 'State:.S' /proc/$!/status; do true; done
+    echo $!"""
+KERNELS = pytest.mark.parametrize("kernel", GUESTS)
 
 
-# One of the kernels is where it was linked, the other is not.
 @pytest.fixture
 def k(guest: Boot, kernel: str) -> Kernel:
-    return guest(kernel=kernel, kaslr=kernel == "6.12")
+    return guest(**GUESTS[kernel])
 
 
 @KERNELS
@@ -76,7 +84,7 @@ def test_helpers_between_runs(k: Kernel) -> None:
     """Lists, trees and per-CPU variables of the stopped guest, beside what it says of itself."""
     pids = {int(pid) for pid in k.shell("cd /proc; echo [0-9]*").text.split()}
     mounts = [line.split()[1] for line in k.shell("cat /proc/mounts").text.splitlines()]
-    sleeper = int(k.shell("sleep 1000 & echo $!").text)
+    sleeper = int(k.shell(SLEEPER).text)
     stack = [line.split()[1].split("+")[0] for line in k.shell(f"cat /proc/{sleeper}/stack").text.splitlines()]
     links = set(k.shell("for f in /proc/1/fd/*; do readlink $f; done").text.split())
     prog = k.drgn()
@@ -98,6 +106,21 @@ def test_helpers_between_runs(k: Kernel) -> None:
     assert not list(list_for_each_entry("struct module", prog["modules"].address_of_(), "list"))
     memory_kib = int(k.shell(f"kill {sleeper}; grep MemTotal /proc/meminfo").text.split()[1])
     assert totalram_pages(k.drgn()) * 4 == memory_kib
+
+
+def test_stacks_of_tasks_with_calls_in_flight(guest: Boot) -> None:
+    """Trampolines have hooked the return address; drgn sees through that: the stack is the same as without a probe."""
+    k = guest(**GUESTS["6.12"])
+    plain = int(k.shell(SLEEPER).text)
+    k.register_fprobe(Fprobe(lambda *_: None, lambda *_: None), "hrtimer_nanosleep")
+    hooked = int(k.shell(SLEEPER).text)
+    assert k.calls_in_flight == 1
+    stacks = [[frame.name for frame in k.drgn().stack_trace(pid)][:-1] for pid in (plain, hooked)]
+    assert stacks[0] == stacks[1]
+    assert "hrtimer_nanosleep" in stacks[0]
+    assert stacks[0][-1] == "entry_SYSCALL_64_after_hwframe"
+    k.unregister_all()
+    k.shell(f"kill {plain} {hooked}")
 
 
 @KERNELS
@@ -141,7 +164,7 @@ def test_well_known_variables(k: Kernel) -> None:
 
 def test_every_structure_has_the_layout_of_btf(guest: Boot) -> None:
     """Sizes, offsets and widths of all structures and unions, and that the types of their members can be made."""
-    k = guest(kernel="6.12", kaslr=True)
+    k = guest(**GUESTS["6.12"])
     types = DrgnTypes(k.drgn(), k.btf)
     compounds = [one for one in k.btf if isinstance(one, CompoundType)]
     assert len(compounds) > 5000

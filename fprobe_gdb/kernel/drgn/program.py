@@ -23,6 +23,7 @@ Program = drgn.Program
 
 _NAME = "fprobe_gdb"
 _LAST = -1
+_WORD_BYTES = 8
 # All but the last byte: the size of a segment has 64 bits.
 _ADDRESSES = (1 << 64) - 1
 # Linux's direct mapping of physical memory where it is not moved (Documentation/arch/x86/x86_64/mm.rst, Linux 6.12).
@@ -42,6 +43,8 @@ class Guest:
     #: None where the kernel has none.
     btf: Btf | None
     slide: int = 0
+    #: (Address of a return slot, what is there) to what was there before we hooked it; None for all else.
+    recover: Callable[[int, int], int | None] = lambda _slot_addr, _value: None
 
 
 class DrgnPrograms:
@@ -134,7 +137,7 @@ class _Reader:
     def read(self, addr: int, size_bytes: int, offset: int, physical: bool) -> bytes:
         try:
             at = addr + self._page_offset() if physical else addr
-            return self._guest.memory.read(at, size_bytes, self._epoch)
+            data = self._guest.memory.read(at, size_bytes, self._epoch)
         except MemoryFault as fault:
             raise drgn.FaultError(str(fault), addr) from None
         except StaleValue:
@@ -143,6 +146,9 @@ class _Reader:
                 "from k.drgn() in each handler, and keep what must last as a Python value (obj.value_(), "
                 "obj.string_())"
             ) from None
+        # An unwinder reads word by word, and shall see through our hooks.
+        ret_addr = self._guest.recover(addr, int.from_bytes(data, "little")) if size_bytes == _WORD_BYTES else None
+        return data if ret_addr is None else ret_addr.to_bytes(_WORD_BYTES, "little")
 
     # Physical memory is read where the kernel has all of it mapped.
     def _page_offset(self) -> int:
