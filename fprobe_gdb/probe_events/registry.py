@@ -167,15 +167,17 @@ def _is_meant(it: EventDefinition, group: str | None, event: str, rest: Sequence
 
 # While a tracepoint is off, its call sites are NOPs that jump over the code which would make its arguments, and neither
 # __traceiter_NAME nor __probestub_NAME is called. On with one probe, its static call goes straight to that probe; only
-# with several to __traceiter_NAME (include/linux/tracepoint.h, kernel/tracepoint.c; Linux 6.12).
+# with several to __traceiter_NAME. Switching it on takes a static key, all call sites, a static call and an array of
+# probes, which the kernel frees and makes anew whenever somebody comes or goes: an array of ours would be freed by it
+# (include/linux/tracepoint.h, kernel/tracepoint.c; Linux 6.12).
 def _refusal(definition: EventDefinition, log: ErrorLog, exists: bool) -> TracepointRefused:
     name = definition.symbol
     if exists:
         why = (
             f"tracepoint {name!r} cannot be probed from outside: while the kernel has it switched off, its call sites"
             f" are NOPs that make no argument, and neither __traceiter_{name}() nor __probestub_{name}() runs;"
-            " switching it on would write guest memory (text and the list of its probes), which breakpoints never do;"
-            " probe the function around it with 'f', or use the guest's own tracefs"
+            " switching it on means to write its static key and its list of probes, which only the kernel itself can"
+            " do safely; probe the function around it with 'f', or use the guest's own tracefs"
         )
     else:
         why = f"this kernel has no tracepoint {name!r}; modules, which may bring it later, are not known here"
