@@ -46,10 +46,15 @@ def define(events: ProbeEvents, lines: Iterable[DefinitionLine]) -> ProbeEvents:
     """Add lines to a list of events, and return it.
 
     :raise DefinitionRefused: for the first that is wrong.
+    :raise UsageError: for one that is no text.
     """
     for line in lines:
         try:
+            # Bytes that are no UTF-8 have come here as surrogates.
+            line.text.encode()
             events.add(line.text)
+        except UnicodeEncodeError:
+            raise UsageError(f"{line.origin}{line.text!a} is no text in UTF-8") from None
         except ProbeEventError as error:
             raise DefinitionRefused(line, error) from error
     return events

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from fprobe_gdb.errors import BtfError
+from fprobe_gdb.events import CpuFlags
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.output.ftrace import TraceContext, trace_line
@@ -103,13 +104,21 @@ class ProbeEventRunner:
 
     :param events: a :class:`ProbeEvents`, or some definitions; later changes of it have no effect.
     :param on_event: called with each hit, from a handler: the guest is stopped.
+    :param flags: read the flags of the CPU, which only lines in tracefs' form show: two reads a hit.
     :raise TooManySites: more functions than breakpoints can serve; nothing stays planted.
     """
 
-    def __init__(self, k: Kernel, events: Iterable[EventDefinition], on_event: Callable[[ProbeEventHit], None]) -> None:
+    def __init__(
+        self,
+        k: Kernel,
+        events: Iterable[EventDefinition],
+        on_event: Callable[[ProbeEventHit], None],
+        *,
+        flags: bool = True,
+    ) -> None:
         self._k = k
         self._on_event = on_event
-        self._flags = FlagsReader(k)
+        self._flags = FlagsReader(k) if flags else None
         #: In the order of the definitions; ``name`` is ``GROUP/EVENT``.
         self.fprobes: list[Fprobe] = []
         try:
@@ -173,7 +182,8 @@ class ProbeEventRunner:
         values = fetch(definition, self._context(regs, words[_KEPT_WORDS:]), partial(symbol_text, k.symbols))
         text = event_text(definition, entry_ip, ret_ip, values, k.symbols)
         task = task_of(k)
-        context = TraceContext(task.comm, task.pid, k.cpu, k.time_ns, self._flags.read(regs))
+        flags = self._flags.read(regs) if self._flags else CpuFlags()
+        context = TraceContext(task.comm, task.pid, k.cpu, k.time_ns, flags)
         duration_ns, depth = None, k.depth_around(regs.sp, entry_ip)
         if words:
             entered_ns, depth, waited_ns = words[:_KEPT_WORDS]

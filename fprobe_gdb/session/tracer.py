@@ -125,7 +125,7 @@ class Tracer:
         self._names = {ip: self._k.records.name_at(ip) for ip in ips}
         if ips:
             self._k.register_fprobe_ips(self.fprobe, ips)
-        self._runner = ProbeEventRunner(self._k, definitions, self._on_probe_event)
+        self._runner = ProbeEventRunner(self._k, definitions, self._on_probe_event, flags=self._flags is not None)
         self._k.on_missed = self._on_missed
         self._k.on_console = lambda line: self._console(line, "console")
 

@@ -72,7 +72,8 @@ def test_command_line(stranger: Machine) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "fprobe_gdb", "attach", str(stranger.spec.gdb_socket)),
-            *("-i", "__x64_sys_personality", "--max-hits", "5", "--timeout", "60", "-f", "jsonl"),
+            *("-i", "__x64_sys_personality", "--max-hits", "5", "--timeout", "60", "-f", "jsonl", "--stack"),
+            "f:oracle/never do_coredump",
         ],
         capture_output=True,
         text=True,
@@ -84,5 +85,9 @@ def test_command_line(stranger: Machine) -> None:
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["type"] for event in events].count("entry") == 5
+    assert all(event["stack"][0].startswith("__x64_sys_personality+") for event in events if event["type"] == "entry")
     assert events[-1]["ended"] == "max-hits"
+    assert {row["func"]: row["hits"] for row in events[-1]["functions"]} == {
+        "__x64_sys_personality": 5, "oracle/never": 0,
+    }  # fmt: skip
     assert alive(stranger)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fprobe_gdb.cli.exits import ExitCode, describe, exit_code
-from fprobe_gdb.errors import InvalidProbe
+from fprobe_gdb.errors import InvalidProbe, UsageError
 from fprobe_gdb.probe_events import ProbeEvents
 from fprobe_gdb.session.definitions import DefinitionLine, DefinitionRefused, define, lines_of
 from tests.unit.probe_events.made_up_kernel import MadeUpKernel
@@ -62,3 +62,8 @@ def test_a_tracepoint_is_refused_with_the_reason(events: ProbeEvents) -> None:
     assert exit_code(caught.value) == ExitCode.USAGE
     with pytest.raises(DefinitionRefused, match="no tracepoint 'no_such'"):
         define(events, [DefinitionLine("t no_such")])
+
+
+def test_bytes_that_are_no_text(events: ProbeEvents) -> None:
+    with pytest.raises(UsageError, match="no text in UTF-8"):
+        define(events, lines_of(b"f:a vfs_read\n# \xff".decode(errors="surrogateescape"), "x"))
