@@ -17,6 +17,7 @@
     │   └── TargetLost             the guest is gone (QEMU or gdb died); has .why and .console_tail
     ├── ImageError                 not a kernel image, or a damaged one; has .path
     │   └── BtfError               its type information is missing, damaged, or newer than we know
+    ├── ModuleError                a guest's modules cannot be read: no types, or damaged memory; has .addr
     ├── SymbolError
     │   ├── SymbolNotFound         has .name and .near
     │   │   └── SymbolNotCode      the name exists, but is no code that can be probed; has .why
@@ -69,6 +70,7 @@ __all__ = [
     "InvalidProbe",
     "MemberNotFound",
     "MemoryFault",
+    "ModuleError",
     "OutputClosed",
     "OutputError",
     "PlantRefused",
@@ -213,6 +215,14 @@ class ImageError(FprobeGdbError):
 
 class BtfError(ImageError):
     """Type information (BTF) that is missing, damaged, or of a form that we do not know."""
+
+
+class ModuleError(FprobeGdbError):
+    """A guest's modules, or one of them, cannot be read from its memory."""
+
+    def __init__(self, addr: int, why: str) -> None:
+        super().__init__(why)
+        self.addr = addr
 
 
 class SymbolError(FprobeGdbError):

@@ -165,7 +165,8 @@ class ConsoleEvent:
 
     line: str
     time_ns: int
-    #: ``"console"`` (kernel messages) or ``"command"`` (output of the command in the guest).
+    #: ``"console"`` (kernel messages), ``"command"`` (output of the command in the guest), or ``"module"`` (what we say
+    #: of a module that is loaded or unloaded).
     source: str = "console"
 
 

@@ -115,21 +115,29 @@ def kernel(
         match = re.search(r"\blinux-image-\d[^\s,|]*", meta.depends)
         if match is None:
             raise BadPackage(entry.meta, f"depends on no kernel package, but on {meta.depends!r}")
-        return [root.candidate(match[0], limit)]
+        image = root.candidate(match[0], limit)
+        # Since 7.3 or so the image package is empty, and what was in it is in packages of their own.
+        parts = re.findall(r"\blinux-(?:binary|modules|base)-\d[^\s,|]*", image.depends)
+        return [image, *(root.candidate(part, limit) for part in parts)]
 
     found = _fetch(f"kernel-{entry.name}", entry.suites, resolve, progress or silent, refresh, deadline)
     package = found.packages[0]
     release = package.package.removeprefix("linux-image-")
-    boot = found.tree / "boot"
-    system_map = boot / f"System.map-{release}"
+    modules = _there(_modules(found.tree, release), package.package)
+
+    def file(name: str) -> Path:
+        beside_modules = modules / name
+        return beside_modules if beside_modules.exists() else found.tree / "boot" / f"{name}-{release}"
+
+    system_map = file("System.map")
     return KernelFiles(
         name=entry.name,
         package=package.package,
         version=package.version,
         release=release,
-        vmlinuz=_there(boot / f"vmlinuz-{release}", package.package),
-        config=_there(boot / f"config-{release}", package.package),
-        modules=_there(_modules(found.tree, release), package.package),
+        vmlinuz=_there(file("vmlinuz"), package.package),
+        config=_there(file("config"), package.package),
+        modules=modules,
         # Debian's is a line of text that names the debug package; a real one has megabytes.
         system_map=system_map if system_map.is_file() and system_map.stat().st_size > 4096 else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fprobe_gdb.cli.progress import working
 from fprobe_gdb.cli.sinks import open_sink
 from fprobe_gdb.cli.trace_options import Form, ProbesCommand, What, form_options, what_options
 from fprobe_gdb.dispatch.base import RunEnd
-from fprobe_gdb.errors import TargetLost
+from fprobe_gdb.errors import InvalidProbe, TargetLost
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.options import BACKENDS, DEFAULT_MAX_SITES, BootOptions
@@ -73,14 +74,17 @@ def attach(
         progress(Progress("reading the kernel's symbols"))
         knowledge = KernelKnowledge.load(path)
         records = ImageRecords(knowledge)
-        options.check_sites(len(what.locations(records, what.definitions_in_image(knowledge, records))))
+        definitions = what.definitions_in_image(knowledge, records)
+        # What is wrong is told before the guest is stopped, but for names that modules of the guest may have.
+        with contextlib.suppress(InvalidProbe):
+            options.check_sites(len(what.locations(records, definitions)))
     with (
         open_sink(form.format, form.output, graph=form.graph) as sink,
         Kernel.attach(socket, options=options, knowledge=knowledge) as k,
     ):
         tracefs = form.format == "ftrace"
         tracer = Tracer(k, sink, entry_only=entry_only, max_hits=max_hits, stack=form.stack, tracefs=tracefs)
-        tracer.register(what.functions(k.records), what.definitions(k))
+        tracer.register(what.functions(k.records), what.definitions(k), what.selection)
         _follow(k, tracer, timeout_sec)
     return ExitCode.OK
 

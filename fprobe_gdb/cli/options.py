@@ -90,6 +90,13 @@ _GUEST_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Put a file or folder into the guest; may be repeated.",
     ),
     click.option(
+        "--module",
+        "modules",
+        metavar="NAME",
+        multiple=True,
+        help="A module of this kernel for the guest, which 'modprobe NAME' loads; may be repeated.",
+    ),
+    click.option(
         "--max-sites",
         default=DEFAULT_MAX_SITES,
         show_default=True,
@@ -138,7 +145,7 @@ def boot_options(values: dict[str, Any]) -> BootOptions:
         files[guest] = Path(host)
     names = (
         "kernel", "smp", "memory_mib", "backend", "dispatch", "breakpoint", "accel", "qemu", "kaslr", "max_sites",
-        "answer_sec", "boot_timeout_sec",
+        "answer_sec", "boot_timeout_sec", "modules",
     )  # fmt: skip
     chosen = {name: values.pop(name) for name in names}
     return BootOptions(cmdline=tuple(values.pop("append").split()), files=files, **chosen)

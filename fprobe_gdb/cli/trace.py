@@ -89,12 +89,14 @@ def trace(command: tuple[str, ...], dry_run: bool, **values: Any) -> int:
     fprobe-gdb trace -i vfs_read --filter 'count > 512' --hist count -- cat /etc/motd
     fprobe-gdb trace 'f:rd vfs_read count' 'f vfs_read%return $retval' -- ls
     fprobe-gdb trace -i 'vfs_*' -f ftrace --graph -o trace.txt -- ls /
+    fprobe-gdb trace --module dummy -i '[dummy]' -- 'modprobe dummy && ip link add d0 type dummy'
     fprobe-gdb trace -k 6.12 -i kernel_clone -f jsonl -o forks -- 'ls | wc'
 
     One word behind -- is given to the guest's shell as it is; several are quoted, so that the guest sees just these
     words. Hits of all tasks are shown, not of the command's alone.
 
-    Patterns are those of register_fprobe(): * ? [a-z] [!a-z] and backslash. An EVENT is a definition as tracefs'
+    Patterns are those of register_fprobe(): * ? [a-z] [!a-z] and backslash. 'FUNC [MODULE]' and 'FUNC:mod:MODULE' are
+    for functions of a module, which may be loaded later; FUNC may be left out. An EVENT is a definition as tracefs'
     dynamic_events takes it (f[:[GROUP/]NAME] FUNCTION[%return] [ARGUMENT]...), quoted as one word.
     """
     options = boot_options(values)
@@ -114,6 +116,8 @@ def trace(command: tuple[str, ...], dry_run: bool, **values: Any) -> int:
     if dry_run:
         click.echo(argv_dry_run(options.machine_spec(path)))
         click.echo(f"# {len(ips)} functions: {', '.join(records.name_at(ip) for ip in ips)}")
+        if waits := request.what.selection.waits:
+            click.echo(f"# and those of modules, once they are loaded: {', '.join(waits)}")
         return ExitCode.OK
     with open_sink(request.form.format, request.form.output, graph=request.form.graph) as sink:
         _trace(options, request, knowledge, sink)
@@ -170,7 +174,7 @@ def _follow(
     try:
         deadline = Deadline(request.timeout_sec)
         running = start_at_gate(k, request.command, deadline)
-        tracer.register(ips, definitions)
+        tracer.register(ips, definitions, request.what.selection)
         status = follow(k, running, deadline, tracer.output)
         ended = "command finished" if status is not None else "max-hits"
     except CommandTimeout:

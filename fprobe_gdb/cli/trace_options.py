@@ -21,7 +21,7 @@ from fprobe_gdb.session.definitions import DefinitionLine, define, lines_of, loc
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.probe_event_runner import events_for, events_of
 from fprobe_gdb.session.records import ImageRecords
-from fprobe_gdb.session.tracer import select
+from fprobe_gdb.session.selection import Selection
 
 __all__ = ["Form", "ProbesCommand", "TraceCommand", "What", "form_options", "what_options"]
 
@@ -104,7 +104,12 @@ class What:
 
         :raise InvalidProbe: a pattern matches nothing.
         """
-        return select(records, self.include, self.exclude) if self.include else []
+        return self.selection.now(records) if self.include else []
+
+    @property
+    def selection(self) -> Selection:
+        """The patterns."""
+        return Selection(self.include, self.exclude)
 
     def definitions_in_image(self, knowledge: KernelKnowledge, records: ImageRecords) -> list[EventDefinition]:
         """The definitions, checked against a kernel that has not booted.

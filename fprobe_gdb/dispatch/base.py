@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Protocol
 
@@ -33,6 +33,10 @@ class Dispatch(Protocol):
     #: Location of ``do_task_dead``, watched while calls are in flight; None when there is none, and calls of tasks that
     #: die then keep their nodes. To be set while no call is in flight.
     task_dead_ip: int | None
+    #: Locations of guest functions that somebody else listens to, asked for whenever what is planted is brought up to
+    #: date, and what is called when one is entered: behind the handlers of fprobes there. It may register and change
+    #: fprobes; what it raises is treated as what a handler raises.
+    watches: Callable[[], Mapping[int, Callable[[CpuState], None]]]
 
     def run(self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int] = ()) -> RunEnd:
         """Let the stopped guest run, with probes, until ``done()``; it is stopped again afterwards.

@@ -13,7 +13,7 @@ Rule 3: the guest only runs inside :meth:`BreakpointDispatch.run`, and a handler
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from emu.deadline import Deadline
@@ -74,9 +74,13 @@ class BreakpointDispatch:
         self.stops = 0
         #: A number that changes whenever the guest runs.
         self.epoch = 0
-        self._offsets = offsets
+        #: To be set while no call is in flight.
+        self.offsets = offsets
         #: See the parameter; to be set while no call is in flight.
         self.task_dead_ip = task_dead_ip
+        #: See :attr:`.base.Dispatch.watches`.
+        self.watches: Callable[[], Mapping[int, Callable[[CpuState], None]]] = dict
+        self._watched: Mapping[int, Callable[[CpuState], None]] = {}
         # Hits whose handlers are running now, outermost first; more than one only through guest calls.
         self._handling: list[_Handling] = []
         self._calls: list[GuestCall] = []
@@ -165,6 +169,15 @@ class BreakpointDispatch:
             watched = bool(self.plants.roles(self.task_dead_ip) & Role.TASK_DEAD)
             if watched != bool(self.core.calls_in_flight):
                 (self.plants.drop if watched else self.plants.add)(self.task_dead_ip, Role.TASK_DEAD)
+        self._sync_watches()
+
+    def _sync_watches(self) -> None:
+        wanted = self.watches()
+        for addr in self._watched.keys() - wanted.keys():
+            self.plants.drop(addr, Role.WATCH)
+        for addr in wanted.keys() - self._watched.keys():
+            self.plants.add(addr, Role.WATCH)
+        self._watched = wanted
 
     def admit(self, ips: Collection[int]) -> None:
         """See :meth:`.base.Dispatch.admit`: breakpoints can be anywhere."""
@@ -172,6 +185,7 @@ class BreakpointDispatch:
     def withdraw(self) -> None:
         """Remove all breakpoints."""
         self.plants.clear()
+        self._watched = {}
 
     def close(self) -> None:
         """See :meth:`.base.Dispatch.close`: nothing is held."""
@@ -182,7 +196,7 @@ class BreakpointDispatch:
     # move from one planted address to the next, so each turn looks at all of them anew.
     def _drain(self) -> None:
         while self._wants_more and (vcpu := self._planted_vcpu()) is not None:
-            self._handle(read_cpu_state(self.target, vcpu, self._offsets))
+            self._handle(read_cpu_state(self.target, vcpu, self.offsets))
 
     # After stop() only what a guest call still needs.
     @property
@@ -202,7 +216,7 @@ class BreakpointDispatch:
         elif call := next((call for call in self._calls if call.ends_at(state)), None):
             call.finish(state)
             self._parked.add(state.vcpu)
-        elif roles & (Role.ENTRY | Role.TASK_DEAD):
+        elif roles & (Role.ENTRY | Role.TASK_DEAD | Role.WATCH):
             self._entry(state, roles)
         else:
             # A breakpoint that is not meant for this task.
@@ -217,6 +231,10 @@ class BreakpointDispatch:
             writes = regs.take_effective_writes()
         if roles & Role.TASK_DEAD:
             self.core.task_dead(state.task)
+        if (roles & Role.WATCH) and (listener := self._watched.get(state.ip)):
+            regs = PtRegs(state.registers, Side.ENTRY, state.ip + skip_length(state.code), state.stack_word or 0)
+            hit = self._hit(state, regs, state.sp, state.stack_word or 0)
+            state = self._give(lambda _: listener(self.current), hit, state, regs.ip)
         self.sync()
         advance(self.target, state, writes)
 
@@ -348,4 +366,4 @@ class BreakpointDispatch:
                     ) from None
         self._parked.discard(call.finished_on)
         call.restore(self.target)
-        self._handling[-1].state = read_cpu_state(self.target, call.finished_on, self._offsets)
+        self._handling[-1].state = read_cpu_state(self.target, call.finished_on, self.offsets)

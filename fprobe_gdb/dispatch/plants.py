@@ -21,6 +21,8 @@ class Role(Flag):
     LANDING = auto()
     #: ``do_task_dead``: its caller never runs again.
     TASK_DEAD = auto()
+    #: A function of the guest that we listen to for ourselves (:attr:`.BreakpointDispatch.watches`).
+    WATCH = auto()
 
 
 class Plants:

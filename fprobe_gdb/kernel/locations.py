@@ -29,6 +29,8 @@ class Location(NamedTuple):
     sym_addr: int
     #: What the image has there; a booted kernel has a NOP for either fentry kind.
     kind: SiteKind
+    #: The module's name, "" for the kernel proper.
+    module: str = ""
 
     @property
     def has_fentry(self) -> bool:
@@ -100,6 +102,16 @@ class LocationTable:
         """
         found = self.at(ip) or self.location_of(ip)
         return found.ip if found else 0
+
+    @property
+    def line_count(self) -> int:
+        """How many lines the kernel itself has in ``available_filter_functions``; those of modules follow."""
+        return len(self._all_ips)
+
+    @property
+    def has_endbr(self) -> bool:
+        """Whether functions begin with ENDBR (CONFIG_X86_KERNEL_IBT)."""
+        return any(location.ip != location.sym_addr for location in self.records)
 
     def by_index(self, number: int) -> Location | None:
         """Line ``number``, counted from 1, of ``available_filter_functions``; None for an invalid one or none.

@@ -149,10 +149,13 @@ class OrcTable:
     :param ips: its bytes (``.orc_unwind_ip``).
     :param entries: the bytes of ``.orc_unwind``.
     :param path: where they come from, for messages.
+    :param like: the kernel's table, for a module's: a small one does not tell which form it has.
     :raise ImageError: damaged, or of a form that we do not know. Told in 20 ms for 400,000 entries.
     """
 
-    def __init__(self, ips_addr: int, ips: bytes, entries: bytes, path: str = "ORC table") -> None:
+    def __init__(
+        self, ips_addr: int, ips: bytes, entries: bytes, path: str = "ORC table", like: OrcTable | None = None
+    ) -> None:
         count = len(ips) // _IP_BYTES
         if not count or len(ips) % _IP_BYTES or len(entries) != count * _ENTRY_BYTES:
             raise ImageError(
@@ -161,7 +164,7 @@ class OrcTable:
         self._base = ips_addr
         self._ips = memoryview(ips).cast("i")
         self._entries = entries
-        self._layout = _layout_of(entries, path)
+        self._layout: _Layout = _layout_of(entries, path) if like is None else like._layout
         # Addresses, only where they had to be sorted; and which entry each belongs to.
         self._sorted: array[int] | None = None
         self._order: array[int] | None = None

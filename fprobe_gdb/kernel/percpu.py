@@ -2,7 +2,8 @@
 
 A variable of a vCPU is at ``gs_base + offset`` (modulo 2^64) on every x86_64 SMP kernel. Up to 6.14 per-CPU symbols are
 linked from address 0 and gs_base is the CPU's area; from 6.15 they are linked at kernel addresses and gs_base is the
-distance between the two. Which one holds need not be known.
+distance between the two. Which one holds need not be known, but for KASLR, which moves the latter: with symbols where
+KASLR has put them (:meth:`.SymbolTable.slid`) both are right.
 """
 
 from __future__ import annotations

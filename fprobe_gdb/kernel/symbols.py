@@ -128,6 +128,11 @@ class SymbolTable(Sequence[Symbol]):
         first = self._by_addr[bisect_left(self._addrs, found.addr)]
         return first, addr - first.addr
 
+    def covers(self, addr: int) -> bool:
+        """Whether an address is in the kernel proper: not in a module."""
+        start, stop = self._kernel_range
+        return start <= addr < stop
+
     def size(self, addr: int) -> int:
         """Bytes from the start of the symbol that holds an address to the next higher symbol; 0 when unknown.
 

@@ -14,6 +14,8 @@ It crosses interrupts and exceptions onto the stacks that they interrupted.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fprobe_gdb.errors import UsageError
 from fprobe_gdb.kernel.image import KernelImage
 from fprobe_gdb.kernel.orc import OrcTable
@@ -58,6 +60,15 @@ class Unwinder:
         :param table: its ORC table (``mod->arch.orc_unwind_ip`` and ``orc_unwind``), for running addresses.
         """
         self._code.modules.append(ModuleOrc(start, stop, table))
+
+    def ask_for_modules(self, module_orc: Callable[[int, OrcTable], OrcTable | None]) -> None:
+        """The same for all modules, looked for when a trace gets to one.
+
+        :param module_orc: finds the table for an address of the running kernel; the other one is the kernel's own.
+        """
+        table = self._code.table
+        if table is not None:
+            self._code.find_table = lambda ip: module_orc(ip, table)
 
     def remove_module(self, start: int) -> None:
         """Forget the module whose code starts there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from fprobe_gdb.errors import ImageError, MemoryFault
@@ -54,6 +55,8 @@ class KernelCode:
         self.table = OrcTable.from_image(image, symbols)
         #: More tables, filled as modules become known.
         self.modules: list[ModuleOrc] = []
+        #: Asked for addresses outside the image that none of these covers.
+        self.find_table: Callable[[int], OrcTable | None] = lambda ip: None
         sections = [(s.addr, s.end) for s in image.sections if s.is_exec and s.size_bytes]
         self._text = sections or [image.text_range]
         self._image_end = max(end for _, end in self._text)
@@ -85,7 +88,8 @@ class KernelCode:
             return _NULL_CALL
         if self.table is not None and self.is_text(ip):
             return self.table.find((ip - self.slide) & MASK64)
-        return next((m.table.find(ip) for m in self.modules if m.start <= ip < m.stop), None)
+        table = next((m.table for m in self.modules if m.start <= ip < m.stop), None) or self.find_table(ip)
+        return table.find(ip) if table else None
 
     def trampoline_origin(self, ip: int, read: Read) -> int | None:
         """For an address in a trampoline of ftrace, the one in the image's function that it was copied from, else None.

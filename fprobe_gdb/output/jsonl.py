@@ -70,7 +70,8 @@ Every object begins with ``type``. In this order:
 
 ============== ======= ==================================================================================
 ``type``       string  ``"console"``
-``source``     string  ``"console"`` (kernel messages) or ``"command"`` (output of the traced command)
+``source``     string  ``"console"`` (kernel messages), ``"command"`` (output of the traced command) or ``"module"``
+                       (a module was loaded or unloaded, and how many of its functions are probed)
 ``line``       string  the text
 ``time_ns``    integer guest time
 ============== ======= ==================================================================================

@@ -54,9 +54,12 @@ class Hit:
 class _Ops:
     fprobe: Fprobe
     ips: frozenset[int]
+    # Its pool; None without exit handler.
     rethook: Rethook | None
     # Which handler registration picked; FPROBE_FL_KPROBE_SHARED is not read again.
     shared_with_kprobes: bool
+    # grow() may add to its locations; a default pool follows their number.
+    growing: bool = False
     # Its locations are counted in ProbeCore._sites. Remembered, since users may write ``fprobe.flags`` themselves.
     sites_wanted: bool = False
 
@@ -88,6 +91,8 @@ class ProbeCore:
         self._at_site: dict[int, tuple[_Ops, ...]] = {}
         # Fprobes that were registered once: fprobe_is_registered() stays true in this version.
         self._ever: dict[int, Fprobe] = {}
+        #: Counts changes of what is probed.
+        self.site_changes = 0
         self._sites = RefCounts()
         self._returns = RefCounts()
         self._stacks = ShadowStacks()
@@ -145,6 +150,51 @@ class ProbeCore:
         addrs = resolve_syms(self.records, syms[:count])
         self._fprobe_init(fprobe)
         self._register(fprobe, resolve_ips(self.records, addrs), count)
+
+    def register_growing(self, fprobe: Fprobe, ips: Collection[int] = ()) -> None:
+        """Probe locations that are there now, perhaps none, and more of them later: see :meth:`grow`.
+
+        Ours; the kernel's fprobes of this version keep to the functions that were there when they were registered.
+
+        :raise InvalidProbe: an address is no location; a negative ``nr_maxactive`` (-EINVAL).
+        :raise ProbeBusy: registered already (-EBUSY).
+        """
+        self._fprobe_init(fprobe)
+        any_function = bool(fprobe.flags & FPROBE_FL_ANY_FUNCTION)
+        found = resolve_ips(self.records, list(ips), any_function=any_function)
+        self._register(fprobe, found, len(found), growing=True)
+
+    def grow(self, fprobe: Fprobe, ips: Collection[int]) -> None:
+        """Probe more locations, of a module that is being loaded. One that is not registered any more stays so.
+
+        A pool of the default size grows with them.
+
+        :raise TooManySites: (by ``admit``) more than the dispatch can serve; nothing has changed then.
+        """
+        ops = self._find(fprobe)
+        more = frozenset(ips) - ops.ips if ops else frozenset()
+        if ops is None or not more:
+            return
+        if self._admit:
+            self._admit(more, self._at_site.keys())
+        self._set_ips(ops, ops.ips | more)
+
+    def module_gone(self, text: range) -> list[int]:
+        """A stretch of code is about to be freed: nothing of it is probed any more, and calls that are in flight in it
+        or return to it never end, so their nodes are free.
+
+        :return: the locations that were probed there.
+        """
+        gone = [ip for ip in self._at_site if ip in text]
+        for ops in self._ops:
+            if any(ip in ops.ips for ip in gone):
+                self._set_ips(ops, ops.ips.difference(gone))
+        self._recycle(self._stacks.take_within(text))
+        return gone
+
+    def probes_any(self, belongs: Callable[[int], bool]) -> bool:
+        """Whether any location that is probed answers to ``belongs``."""
+        return any(map(belongs, self._at_site))
 
     def unregister_fprobe(self, fprobe: Fprobe | None) -> None:
         """``unregister_fprobe()``. Calls in flight go on; their exit handlers are not called.
@@ -300,22 +350,31 @@ class ProbeCore:
         self._refuse_registered(fprobe)
         fprobe.nmissed = fprobe.hits = fprobe.exits = fprobe.lost = fprobe.exits_missed = 0
 
-    def _register(self, fprobe: Fprobe, ips: set[int], num: int) -> None:
+    def _register(self, fprobe: Fprobe, ips: set[int], num: int, *, growing: bool = False) -> None:
         rethook = None
         if fprobe.exit_handler is not None:
             size = fprobe.nr_maxactive or num * self.possible_cpus * 2
-            if size <= 0:
+            if size < 0 or (size == 0 and not growing):
                 raise InvalidProbe(f"nr_maxactive is {fprobe.nr_maxactive}; it must be positive, or 0 for the default")
             if fprobe.entry_data_size < 0:
                 raise InvalidProbe(f"entry_data_size is {fprobe.entry_data_size}; give a number of bytes, or 0")
             rethook = Rethook(fprobe, size, fprobe.entry_data_size)
         if self._admit:
             self._admit(ips, self._at_site.keys())
-        ops = _Ops(fprobe, frozenset(ips), rethook, fprobe.shared_with_kprobes)
+        ops = _Ops(fprobe, frozenset(ips), rethook, fprobe.shared_with_kprobes, growing)
         self._ops.insert(0, ops)
         self._ever[id(fprobe)] = fprobe
         self._index_sites(ops.ips)
         self._want_sites(ops, not fprobe.disabled)
+
+    def _set_ips(self, ops: _Ops, ips: frozenset[int]) -> None:
+        changed, wanted = ops.ips ^ ips, ops.sites_wanted
+        self._want_sites(ops, False)
+        ops.ips = ips
+        self._want_sites(ops, wanted)
+        self._index_sites(changed)
+        if ops.growing and ops.rethook is not None and not ops.fprobe.nr_maxactive:
+            ops.rethook.size = len(ips) * self.possible_cpus * 2
 
     def _want_sites(self, ops: _Ops, wanted: bool) -> None:
         if wanted and not ops.sites_wanted:
@@ -328,6 +387,7 @@ class ProbeCore:
         return next((ops for ops in self._ops if ops.fprobe is fprobe), None)
 
     def _index_sites(self, ips: Collection[int]) -> None:
+        self.site_changes += 1
         for ip in ips:
             at_site = tuple(ops for ops in self._ops if ip in ops.ips)
             if at_site:

@@ -21,6 +21,11 @@ class FtraceRecord(Protocol):
         """The first kallsyms name at the function's address."""
         ...
 
+    @property
+    def module(self) -> str:
+        """The module's name, "" for the kernel proper."""
+        ...
+
 
 class FtraceRecords(Protocol):
     """The functions that can be probed."""

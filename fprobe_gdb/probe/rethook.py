@@ -57,9 +57,9 @@ class RethookNode:
 
 
 class Rethook:
-    """``struct rethook``: the pool of one fprobe, fixed at registration.
+    """``struct rethook``: the pool of one fprobe, fixed at registration (see :meth:`.ProbeCore.grow`).
 
-    :param size: number of nodes, at least 1.
+    :param size: number of nodes, at least 1; it may be raised.
     """
 
     def __init__(self, fprobe: Fprobe, size: int, entry_data_size: int) -> None:
@@ -145,6 +145,14 @@ class ShadowStacks:
         for task in list(self._stacks):
             mine = [node for node in self._stacks[task] if node.rethook.fprobe is fprobe and not node.exiting]
             taken += self._take(task, mine)
+        return taken
+
+    def take_within(self, text: range) -> list[RethookNode]:
+        """Unlink the nodes of functions in a stretch of code, or that return to it, as :meth:`take_of`."""
+        taken = []
+        for task in list(self._stacks):
+            within = [n for n in self._stacks[task] if (n.entry_ip in text or n.ret_addr in text) and not n.exiting]
+            taken += self._take(task, within)
         return taken
 
     def unlink(self, task: int, nodes: list[RethookNode]) -> None:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,11 +33,12 @@ from emu.errors import AgentLost, BootTimeout, CommandTimeout, GuestLostError, G
 from emu.machine import Machine
 from fprobe_gdb.dispatch.base import Dispatch, RunEnd
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
-from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
+from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.errors import (
     GuestPanic,
     ImageError,
     MemoryFault,
+    ModuleError,
     PlantRefused,
     StateError,
     TargetLost,
@@ -48,14 +49,20 @@ from fprobe_gdb.errors import (
 from fprobe_gdb.events import MissReason
 from fprobe_gdb.kernel.kaslr import find_slide
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from fprobe_gdb.kernel.modules import ModuleReader
+from fprobe_gdb.kernel.percpu import PerCpuLayout
+from fprobe_gdb.kernel.values import GuestMemory
 from fprobe_gdb.probe.core import Hit, ProbeCore
 from fprobe_gdb.probe.fprobe import Fprobe
 from fprobe_gdb.session.attached import AttachedMachine, connect
 from fprobe_gdb.session.boot import start
+from fprobe_gdb.session.module_watch import ModuleChange, ModuleWatch
+from fprobe_gdb.session.modules import GuestModules
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
+from fprobe_gdb.session.selection import Selection
 from fprobe_gdb.session.sigint import deferred_sigint
-from fprobe_gdb.session.trampolines import open_trampolines
+from fprobe_gdb.session.trampolines import open_trampolines, percpu_offsets
 from fprobe_gdb.session.view import GuestView
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
 from images.progress import Report
@@ -83,8 +90,13 @@ class Kernel(GuestView):
         self.on_missed: Callable[[Fprobe, int, Hit, MissReason], None] | None = None
         # Whether the guest is up, and found to run this kernel.
         self._settled = False
+        #: Called when a module is about to be initialised or freed, while fprobes probe or wait for modules.
+        self.on_module: Callable[[ModuleChange], None] | None = None
+        self._modules = GuestModules(None, lambda: self.btf, lambda: self._dispatch.epoch)
+        self._watch: ModuleWatch | None = None
         self._core = ProbeCore(self.records, options.smp, admit=self._admit, on_missed=self._missed)
         # Until the guest is up; then perhaps another one.
+        self._percpu = knowledge.percpu
         self._dispatch: Dispatch = self._breakpoints()
         self._dispatch.task_dead_ip = None if options.kaslr else self._task_dead_ip()
         self._why_breakpoints = ""
@@ -293,6 +305,29 @@ class Kernel(GuestView):
         """Probe functions by name. Sorts the list in place, as the kernel does."""
         self._core.register_fprobe_syms(fp, syms)
 
+    def register_fprobe_mod(self, fp: Fprobe, *patterns: str, exclude: Sequence[str] = ()) -> None:
+        """Probe functions of modules: those that are loaded, and those that will be, before they are initialised.
+
+        The kernel's fprobes keep to the modules that are there at registration; this is ours. Ordinary patterns may be
+        among them, for functions that are there now.
+
+        :param patterns: ``"dummy_* [dummy]"``, or ``"dummy_*:mod:dummy"`` as ``set_ftrace_filter`` has it; both parts
+            are globs, the function may be left out.
+        :raise InvalidProbe: such a module is loaded and has no such function.
+        :raise ModuleError: this guest does not tell of its modules (no BTF), or is not up yet.
+        """
+        selection = Selection(patterns, tuple(exclude))
+        self.register_selection(fp, selection, selection.now(self.records))
+
+    def register_selection(self, fp: Fprobe, selection: Selection, ips: Sequence[int]) -> None:
+        """Probe these locations, and those that modules add to the selection when they are loaded."""
+        if not selection.waits:
+            self._core.register_fprobe_ips(fp, ips)
+        elif self._watch is None:
+            raise ModuleError(0, "the guest is not up yet, so its modules are not known; wait_boot() first")
+        else:
+            self._watch.register(fp, selection, ips)
+
     def unregister_fprobe(self, fp: Fprobe) -> None:
         """Remove a probe. Calls in flight return normally, without their exit handler."""
         self._core.unregister_fprobe(fp)
@@ -403,7 +438,15 @@ class Kernel(GuestView):
         self.slide, self._settled = slide, True
         self.symbols = symbols.slid(slide)
         self.records.booted(slide)
+        # From 6.15 on per-CPU variables have kernel addresses too, and move with the kernel.
+        self._percpu = PerCpuLayout.from_symbols(self.symbols, image) if slide else self._percpu
+        if isinstance(self._dispatch, BreakpointDispatch):
+            self._dispatch.offsets = percpu_offsets(self._percpu)
         self._choose_dispatch()
+        self._modules = GuestModules(self._module_reader(), lambda: self.btf, lambda: self._dispatch.epoch)
+        self.records.modules = self._modules
+        self._watch = ModuleWatch(self._core, self._modules, self.records, self.symbols.covers)
+        self._watch.on_change = self._module_changed
         self._dispatch.task_dead_ip = self._task_dead_ip()
         self._core.possible_cpus = self._possible_cpus()
 
@@ -420,12 +463,36 @@ class Kernel(GuestView):
         try:
             if not isinstance(self.machine, Machine):
                 raise ZoneError("the memory of a guest that was attached to is not shared with us")
-            percpu, answer_sec = self.knowledge.percpu, self.options.answer_sec
+            percpu, answer_sec = self._percpu, self.options.answer_sec
             self._dispatch = open_trampolines(self.machine, self.target, self._core, self.symbols, percpu, answer_sec)
+            self._dispatch.watches = self._listeners
         except ZoneError as error:
             if asked == "trampoline":
                 raise
             self._why_breakpoints = str(error)
+
+    # Functions of the guest that we listen to for ourselves.
+    def _listeners(self) -> Mapping[int, Callable[[CpuState], None]]:
+        return self._watch.listeners() if self._watch else {}
+
+    # None where the kernel's own tables do not tell how to read modules.
+    def _module_reader(self) -> ModuleReader | None:
+        if not self.has_types or not self.symbols.addresses("modules"):
+            return None
+        memory = GuestMemory(self._read_kernel, lambda: self._dispatch.epoch)
+        return ModuleReader(self.btf, memory, self.symbols, has_endbr=self.knowledge.locations.has_endbr)
+
+    # Kernel memory by whichever vCPU has it mapped: one in user mode under page table isolation has not.
+    def _read_kernel(self, addr: int, size_bytes: int) -> bytes:
+        if self._dispatch.in_handler:
+            return self.read_memory(addr, size_bytes)
+        fault = MemoryFault(addr, size_bytes)
+        for vcpu in self.target.vcpus:
+            try:
+                return self.target.read_memory(addr, size_bytes, vcpu=vcpu)
+            except MemoryFault as error:
+                fault = error
+        raise fault
 
     def _admit(self, ips: Collection[int], planted: Collection[int]) -> None:
         if self.options.kaslr and not self._settled:
@@ -449,13 +516,15 @@ class Kernel(GuestView):
         self._why_breakpoints = why
 
     def _breakpoints(self) -> BreakpointDispatch:
-        percpu = self.knowledge.percpu
-        return BreakpointDispatch(
-            self.target,
-            self._core,
-            PerCpuOffsets(percpu.current_task, percpu.preempt_count, percpu.current_kprobe),
-            kind=BreakpointKind(self.options.breakpoint),
-        )
+        kind = BreakpointKind(self.options.breakpoint)
+        dispatch = BreakpointDispatch(self.target, self._core, percpu_offsets(self._percpu), kind=kind)
+        dispatch.watches = self._listeners
+        return dispatch
+
+    def _module_changed(self, change: ModuleChange) -> None:
+        self._protos.clear()
+        if self.on_module:
+            self.on_module(change)
 
     def _missed(self, fprobe: Fprobe, entry_ip: int, hit: Hit, reason: MissReason) -> None:
         if self.on_missed:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 from fprobe_gdb.errors import BtfError, TypeLookupError, UsageError
 from fprobe_gdb.expr import (
-    Extraction,
+    Extractor,
     Filter,
     Scope,
     compile_filter,
@@ -73,18 +74,18 @@ class TraceHit:
     @cached_property
     def args(self) -> Mapping[str, Value]:
         """The arguments, from the registers that the call began with."""
-        proto = self._k.prototype(self.func)
-        return {} if proto is None else arguments(self._k.btf, proto, self._entry_regs, self._k.memory)
+        proto = self._k.prototype_at(self.ip)
+        return {} if proto is None else arguments(self._k.btf_at(self.ip), proto, self._entry_regs, self._k.memory)
 
     @cached_property
     def retval(self) -> Value | int | None:
         """The return value; None at an entry."""
         if self.exit_regs is None:
             return None
-        proto = self._k.prototype(self.func)
+        proto = self._k.prototype_at(self.ip)
         if proto is None:
             return self.exit_regs["ax"]
-        return return_value(self._k.btf, proto, self.exit_regs, self._k.memory)
+        return return_value(self._k.btf_at(self.ip), proto, self.exit_regs, self._k.memory)
 
     @property
     def comm(self) -> str:
@@ -112,7 +113,8 @@ class TraceHit:
 @dataclass(frozen=True, slots=True)
 class _Sum:
     text: str
-    take: Extraction[int, int] | Extraction[int, tuple[int | str, ...]]
+    is_hist: bool
+    extractors: dict[int, Extractor[Any]]
     add: Callable[..., None]
     at_exit: bool
 
@@ -135,21 +137,12 @@ class Judge:
         *,
         entry_only: bool = False,
     ) -> None:
+        self._questions = questions
         # Whoever asks nothing need not wait until the types of thousands of functions are read.
         asked = ips if questions else ()
         entries = {ip: _scope(knowledge, name_at(ip), False) for ip in asked}
         exits = {ip: _scope(knowledge, name_at(ip), True) for ip in asked}
-        self.at_entry: Filter[int] | None = None
-        self.at_exit: list[Filter[int]] = []
-        if questions.filter is not None:
-            if needs_exit(questions.filter):
-                self.at_exit.append(compile_filter(questions.filter, exits))
-            else:
-                self.at_entry = compile_filter(questions.filter, entries)
-        if questions.errors is not None:
-            self.at_exit.append(errors_filter(questions.errors, exits))
-        if questions.min_duration is not None:
-            self.at_exit.append(min_duration_filter(questions.min_duration, exits))
+        self.at_entry, self.at_exit = _filters(questions, entries, exits)
         #: What is printed at the end.
         self.aggregates: list[Histogram | CountBy] = []
         self._sums: list[_Sum] = []
@@ -166,12 +159,28 @@ class Judge:
         if is_hist:
             histogram = Histogram(text)
             self.aggregates.append(histogram)
-            self._sums.append(_Sum(text, compile_quantity(text, scopes), histogram.add, at_exit))
+            self._sums.append(_Sum(text, True, dict(compile_quantity(text, scopes).extractors), histogram.add, at_exit))
         else:
             keys = compile_keys(text, scopes)
             count_by = CountBy(keys.titles)
             self.aggregates.append(count_by)
-            self._sums.append(_Sum(text, keys, count_by.add, at_exit))
+            self._sums.append(_Sum(text, False, dict(keys.extractors), count_by.add, at_exit))
+
+    def extend(self, scopes: Mapping[int, Scope]) -> None:
+        """Judge more functions: those of a module that is being loaded.
+
+        :param scopes: of their entries, by location.
+        :raise ExprError: what is asked does not fit them.
+        """
+        exits = {ip: replace(scope, is_exit=True) for ip, scope in scopes.items()}
+        at_entry, at_exit = _filters(self._questions, scopes, exits)
+        if self.at_entry and at_entry:
+            self.at_entry = _joined(self.at_entry, at_entry)
+        self.at_exit = [_joined(one, more) for one, more in zip(self.at_exit, at_exit, strict=True)]
+        for one in self._sums:
+            wanted = exits if one.at_exit else scopes
+            made = compile_quantity(one.text, wanted) if one.is_hist else compile_keys(one.text, wanted)
+            one.extractors.update(made.extractors)
 
     def lets_in(self, hit: TraceHit) -> bool:
         """At an entry: whether the call may be shown."""
@@ -189,13 +198,34 @@ class Judge:
         """Add up what is asked of this end of a call that is shown."""
         for one in self._sums:
             if one.at_exit == (hit.exit_regs is not None):
-                one.add(one.take.extractors[hit.ip](hit))
+                one.add(one.extractors[hit.ip](hit))
 
     @property
     def faults(self) -> int:
         """Evaluations that ran into memory which cannot be read; such calls are kept out."""
         filters: Sequence[Filter[int]] = [*self.at_exit, *([self.at_entry] if self.at_entry else [])]
         return sum(one.faults for one in filters)
+
+
+def _filters(
+    questions: Questions, entries: Mapping[int, Scope], exits: Mapping[int, Scope]
+) -> tuple[Filter[int] | None, list[Filter[int]]]:
+    at_entry: Filter[int] | None = None
+    at_exit: list[Filter[int]] = []
+    if questions.filter is not None:
+        if needs_exit(questions.filter):
+            at_exit.append(compile_filter(questions.filter, exits))
+        else:
+            at_entry = compile_filter(questions.filter, entries)
+    if questions.errors is not None:
+        at_exit.append(errors_filter(questions.errors, exits))
+    if questions.min_duration is not None:
+        at_exit.append(min_duration_filter(questions.min_duration, exits))
+    return at_entry, at_exit
+
+
+def _joined(one: Filter[int], more: Filter[int]) -> Filter[int]:
+    return Filter(one.text, {**one.predicates, **more.predicates}, {**one.unfit, **more.unfit})
 
 
 def _scope(knowledge: KernelKnowledge, name: str, is_exit: bool) -> Scope:

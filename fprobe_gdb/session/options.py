@@ -13,6 +13,7 @@ from fprobe_gdb.errors import TooManySites, UsageError
 from fprobe_gdb.target.base import BreakpointKind
 from images.catalog import load as load_catalog
 from images.initramfs import build as build_initramfs
+from images.modules import module_files
 from images.progress import Report
 
 __all__ = ["BACKENDS", "DEFAULT_MAX_SITES", "DISPATCHES", "BootOptions"]
@@ -56,6 +57,8 @@ class BootOptions:
     extra_args: tuple[str, ...] = ()
     #: Files for the guest's root filesystem, by path in the guest.
     files: Mapping[str, bytes | Path] = field(default_factory=dict)
+    #: Modules of a kernel of the catalog for the guest, with those that they need: its ``modprobe NAME`` finds them.
+    modules: tuple[str, ...] = ()
     #: How long the boot may take.
     boot_timeout_sec: float = 120.0
     #: More breakpoints than this are refused.
@@ -97,6 +100,13 @@ class BootOptions:
             return Path(self.kernel)
         return images.kernel(self.kernel, progress=progress).vmlinuz
 
+    def _module_files(self, progress: Report | None) -> Mapping[str, bytes | Path]:
+        if not self.modules:
+            return {}
+        if isinstance(self.kernel, Path) or (self.kernel is not None and "/" in self.kernel):
+            raise UsageError("only the modules of a kernel of the catalog are known by name; give the .ko with --file")
+        return module_files(images.kernel(self.kernel, progress=progress), self.modules)
+
     def machine_spec(
         self, kernel: Path, *, gdb_socket: Path | None = None, progress: Report | None = None
     ) -> MachineSpec:
@@ -112,7 +122,7 @@ class BootOptions:
         with_zone = self.dispatch != "breakpoint"
         return MachineSpec(
             kernel=kernel,
-            initramfs=build_initramfs(files=self.files),
+            initramfs=build_initramfs(files={**self._module_files(progress), **self.files}),
             memory_mib=self.memory_mib,
             smp=self.smp,
             accel=self.accel,

@@ -1,13 +1,18 @@
-"""The guest's ftrace records as the probe core wants them, out of what the kernel image tells."""
+"""The guest's ftrace records as the probe core wants them, out of what the kernel image and loaded modules tell."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 
 from fprobe_gdb.errors import SymbolNotFound
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.kernel.locations import Location
+from fprobe_gdb.kernel.modules import GuestModule
+from fprobe_gdb.kernel.sites import MCOUNT_INSN_SIZE
+from fprobe_gdb.session.modules import GuestModules
 
 __all__ = ["ImageRecords"]
 
@@ -23,6 +28,8 @@ class ImageRecords:
         self._symbols = knowledge.symbols
         self._locations = knowledge.boot_locations if boot else knowledge.locations
         self._slide = 0
+        #: To be set once the guest is up.
+        self.modules: GuestModules | None = None
         # Functions without an ftrace record that somebody has asked for, by the address that is planted.
         self._first_insns: dict[int, Location] = {}
 
@@ -34,28 +41,43 @@ class ImageRecords:
         self._locations = self._knowledge.locations
         self._slide = slide
         self._symbols = self._knowledge.symbols.slid(slide)
-        self.__dict__.pop("records", None)
+        self.__dict__.pop("_image_records", None)
+
+    @property
+    def records(self) -> Sequence[Location]:
+        """All ftrace records in the kernel's order: its own, then those of modules as they were loaded."""
+        modules = self._modules
+        if not modules:
+            return self._image_records
+        return [*self._image_records, *chain.from_iterable(module.locations for module in modules)]
 
     @cached_property
-    def records(self) -> Sequence[Location]:
-        """All ftrace records in the kernel's order."""
+    def _image_records(self) -> Sequence[Location]:
         if not self._slide:
             return self._locations.records
         return [self._moved(location) for location in self._locations.records]
 
     def by_index(self, number: int) -> Location | None:
         """Line ``number``, from 1, of ``available_filter_functions``."""
-        found = self._locations.by_index(number)
-        return found and self._moved(found)
+        if number <= self._locations.line_count:
+            found = self._locations.by_index(number)
+            return found and self._moved(found)
+        ips = list(chain.from_iterable(module.ips for module in self._modules))
+        index = number - self._locations.line_count - 1
+        return self.location_at(ips[index]) if index < len(ips) else None
 
     def ftrace_location(self, ip: int) -> int:
         """The location that ``ip`` is the function start of or lies inside of, 0 for none."""
+        if module := self._module_at(ip):
+            located = _located(module, ip)
+            return located.ip if located else 0
         found = self._locations.ftrace_location(ip - self._slide)
         return found + self._slide if found else 0
 
     def addresses(self, name: str) -> Sequence[int]:
-        """All addresses of a symbol name, ascending."""
-        return self._symbols.addresses(name)
+        """All addresses of a symbol name, ascending; those of modules behind the kernel's."""
+        found = self._symbols.addresses(name)
+        return (*found, *chain.from_iterable(module.symbols.addresses(name) for module in self._modules))
 
     def first_insn(self, name: str) -> Location | None:
         """A function without an ftrace record, probed at its first instruction."""
@@ -74,17 +96,22 @@ class ImageRecords:
         """What is planted at an address."""
         if ip in self._first_insns:
             return self._first_insns[ip]
+        if module := self._module_at(ip):
+            return _located(module, ip)
         found = self._locations.at(ip - self._slide)
         return found and self._moved(found)
 
     def name_at(self, ip: int) -> str:
-        """The function name that belongs to a location."""
+        """The function name that belongs to a location, as ftrace prints it: ``dummy_xmit [dummy]`` in a module."""
         location = self.location_at(ip)
-        return location.name if location else self._symbols.symbolize(ip)
+        if location is None:
+            return self._symbols.symbolize(ip)
+        return f"{location.name} [{location.module}]" if location.module else location.name
 
     def near(self, name: str) -> Sequence[str]:
         """Names close to an unknown one."""
-        return self._symbols.near(name)
+        near = chain.from_iterable(module.symbols.near(name) for module in self._modules)
+        return (*self._symbols.near(name), *near)
 
     def why_not(self, name: str) -> str:
         """Why a name cannot be probed, as a clause."""
@@ -92,3 +119,20 @@ class ImageRecords:
 
     def _moved(self, location: Location) -> Location:
         return location._replace(ip=location.ip + self._slide, sym_addr=location.sym_addr + self._slide)
+
+    @property
+    def _modules(self) -> Sequence[GuestModule]:
+        return self.modules.known() if self.modules else ()
+
+    def _module_at(self, ip: int) -> GuestModule | None:
+        return self.modules.at(ip) if self.modules and not self._symbols.covers(ip) else None
+
+
+# ftrace_location() in one module: any byte of the site, or the start of its function.
+def _located(module: GuestModule, ip: int) -> Location | None:
+    locations = module.locations
+    index = bisect_right(locations, ip, key=lambda location: location.ip) - 1
+    if index >= 0 and ip - locations[index].ip < MCOUNT_INSN_SIZE:
+        return locations[index]
+    behind = locations[index + 1] if index + 1 < len(locations) else None
+    return behind if behind is not None and behind.sym_addr == ip else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypedDict
 
-from fprobe_gdb.errors import InvalidProbe
+from fprobe_gdb.errors import BtfError
 from fprobe_gdb.events import (
     LOST_REASONS,
     ConsoleEvent,
@@ -19,13 +19,12 @@ from fprobe_gdb.events import (
     MissReason,
     SummaryEvent,
 )
+from fprobe_gdb.expr import Scope
 from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.output.ftrace import without_offset
 from fprobe_gdb.output.summary import SummaryBuilder
 from fprobe_gdb.probe.core import Hit
-from fprobe_gdb.probe.filters import match_filter
 from fprobe_gdb.probe.fprobe import FPROBE_FL_ANY_FUNCTION, Fprobe
-from fprobe_gdb.probe.records import FtraceRecords
 from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.probe.rethook import EntryData
 from fprobe_gdb.probe_events import EventDefinition, auto_name, symbol_text
@@ -34,10 +33,12 @@ from fprobe_gdb.session.describe import describe_arguments, describe_result
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.hit_context import FlagsReader, stack_lines
 from fprobe_gdb.session.judge import Judge, TraceHit
+from fprobe_gdb.session.module_watch import ModuleChange
 from fprobe_gdb.session.probe_event_lines import event_of
 from fprobe_gdb.session.probe_event_runner import ProbeEventHit, ProbeEventRunner
+from fprobe_gdb.session.selection import Selection
 
-__all__ = ["Tracer", "select"]
+__all__ = ["Tracer"]
 
 
 class _Who(TypedDict, total=False):
@@ -48,25 +49,6 @@ class _Who(TypedDict, total=False):
 class _Tracefs(TypedDict, total=False):
     text: str
     flags: CpuFlags
-
-
-def select(records: FtraceRecords, include: Sequence[str], exclude: Sequence[str] = ()) -> list[int]:
-    """The locations that several patterns select together, ascending.
-
-    A name without ``*?[`` may also be a function that ftrace cannot trace.
-
-    :raise InvalidProbe: when one of the patterns matches nothing, or nothing is left.
-    """
-    ips: set[int] = set()
-    for pattern in include:
-        ips |= match_filter(records, pattern, what="pattern", any_function=True)
-    for pattern in exclude:
-        ips -= match_filter(records, pattern, what="exclusion", any_function=True)
-    if not ips:
-        error = InvalidProbe(f"{', '.join(exclude)} excludes everything that {', '.join(include)} matches")
-        error.no_match = True
-        raise error
-    return sorted(ips)
 
 
 class Tracer:
@@ -117,15 +99,21 @@ class Tracer:
         """Whether ``max_hits`` is reached."""
         return self._max_hits is not None and self._shown >= self._max_hits
 
-    def register(self, ips: Sequence[int], definitions: Iterable[EventDefinition] = ()) -> None:
+    def register(
+        self, ips: Sequence[int], definitions: Iterable[EventDefinition] = (), selection: Selection | None = None
+    ) -> None:
         """Start to trace these locations, and these probe events.
 
+        :param selection: what they were selected by, where modules may add to them.
         :raise TooManySites: more than breakpoints can serve.
         """
         self._names = {ip: self._k.records.name_at(ip) for ip in ips}
-        if ips:
+        if selection is not None and selection.waits:
+            self._k.register_selection(self.fprobe, selection, ips)
+        elif ips:
             self._k.register_fprobe_ips(self.fprobe, ips)
         self._runner = ProbeEventRunner(self._k, definitions, self._on_probe_event, flags=self._flags is not None)
+        self._k.on_module = self._on_module
         self._k.on_missed = self._on_missed
         self._k.on_console = lambda line: self._console(line, "console")
 
@@ -258,12 +246,27 @@ class Tracer:
     def _exit_text(self, entry_ip: int, ret_ip: int, regs: PtRegs) -> str:
         name = self._names[entry_ip]
         event = auto_name(name, is_return=True, is_tracepoint=False)
-        return f"{event}: ({symbol_text(self._k.symbols, ret_ip)} <- {name}) retval={regs.return_value():#x}"
+        return f"{event}: ({symbol_text(self._k.symbols_at(ret_ip), ret_ip)} <- {name}) retval={regs.return_value():#x}"
 
     def _on_probe_event(self, hit: ProbeEventHit) -> None:
         stack = stack_lines(self._k, self._stack) if self._stack else None
         self._write(event_of(self._k, hit, stack))
         self._count_shown()
+
+    def _on_module(self, change: ModuleChange) -> None:
+        if change.loaded:
+            self._names |= {ip: self._k.records.name_at(ip) for ip in change.sites}
+            if self._judge:
+                self._judge.extend({ip: self._scope_at(ip) for ip in change.sites})
+        done, now = ("loaded", "") if change.loaded else ("unloaded", " no longer")
+        line = f"{change.module.name} {done}, {len(change.sites)} functions{now} probed"
+        self._sink.write(ConsoleEvent(line, self._k.time_ns, "module"))
+
+    def _scope_at(self, ip: int) -> Scope:
+        try:
+            return Scope(self._names[ip], self._k.btf_at(ip), self._k.prototype_at(ip), is_exit=False)
+        except BtfError:
+            return Scope(self._names[ip], None, None, is_exit=False)
 
     # Name and pid of the task, where the kernel has types.
     def _who(self) -> _Who:
@@ -273,12 +276,12 @@ class Tracer:
         return {"comm": task.comm, "pid": task.pid}
 
     def _params(self, regs: PtRegs, entry_ip: int) -> tuple[tuple[str, str], ...] | None:
-        if self._k.prototype(self._names[entry_ip]) is None:
+        if self._k.prototype_at(entry_ip) is None:
             return None
         return describe_arguments(self._k.args(regs, entry_ip))
 
     def _result(self, regs: PtRegs, entry_ip: int) -> str | None:
-        if self._k.prototype(self._names[entry_ip]) is None:
+        if self._k.prototype_at(entry_ip) is None:
             return None
         return describe_result(self._k.retval(regs, entry_ip))
 

@@ -13,7 +13,7 @@ from fprobe_gdb.probe.core import ProbeCore
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["open_trampolines"]
+__all__ = ["open_trampolines", "percpu_offsets"]
 
 # Where the kernel has not measured it yet: right for durations of a guest's first moments only by chance.
 _TSC_KHZ = 1_000_000
@@ -55,12 +55,17 @@ def open_trampolines(
         zone,
         machine.doorbell,
         kernel_cr3=_translate(ram, cr3, symbols) or cr3,
-        offsets=PerCpuOffsets(percpu.current_task, percpu.preempt_count, percpu.current_kprobe),
+        offsets=percpu_offsets(percpu),
         cpu_number=percpu.cpu_number,
         fentry_addr=next(iter(symbols.addresses("__fentry__")), None),
         tsc_khz=word("tsc_khz", 4, _TSC_KHZ),
         answer_sec=answer_sec,
     )
+
+
+def percpu_offsets(percpu: PerCpuLayout) -> PerCpuOffsets:
+    """The variables that a hit needs."""
+    return PerCpuOffsets(percpu.current_task, percpu.preempt_count, percpu.current_kprobe)
 
 
 # The kernel's own page table root (``swapper_pg_dir``; arch/x86/kernel/head_64.S calls it init_top_pgt).

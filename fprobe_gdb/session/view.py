@@ -11,10 +11,13 @@ from fprobe_gdb.dispatch.base import Dispatch
 from fprobe_gdb.errors import BtfError, ExtraMissing, MemoryFault, TypeLookupError
 from fprobe_gdb.kernel.btf import Btf, FuncProto
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from fprobe_gdb.kernel.modules import GuestModule
+from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.kernel.unwind import StackTrace, Unwinder
 from fprobe_gdb.kernel.values import Arguments, GuestMemory, Value, arguments, return_value
 from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.registers import MASK64
+from fprobe_gdb.session.modules import GuestModules
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.target.base import Target
 
@@ -53,6 +56,7 @@ class GuestView:
         self.slide = 0
         self._dispatch: Dispatch
         self._protos: dict[str, FuncProto | None] = {}
+        self._modules: GuestModules
         self._task: tuple[tuple[int, int], Task] | None = None
         self._drgn: DrgnPrograms | None = None
 
@@ -100,8 +104,24 @@ class GuestView:
         return self.symbols.one(name)
 
     def symbolize(self, addr: int) -> str:
-        """``"vfs_read+0x75"``, or the bare address in hex."""
-        return self.symbols.symbolize(addr)
+        """``"vfs_read+0x75"``, ``"dummy_xmit+0x10 [dummy]"``, or the bare address in hex."""
+        return self.symbols_at(addr).symbolize(addr)
+
+    def symbols_at(self, addr: int) -> SymbolTable:
+        """The symbols among which an address is: the kernel's, or those of the module that holds it."""
+        module = None if self.symbols.covers(addr) else self._modules.at(addr)
+        return module.symbols if module else self.symbols
+
+    @property
+    def modules(self) -> tuple[GuestModule, ...]:
+        """The modules that are loaded, in the order of their loads, read from guest memory.
+
+        :raise BtfError: the kernel has no types, without which its modules cannot be read.
+        :raise ModuleError: the guest's memory is damaged, or the kernel is mapped on no CPU just now.
+        """
+        if len(self.btf):  # raises where there are none
+            return self._modules.all()
+        return ()
 
     def read_memory(self, addr: int, size_bytes: int) -> bytes:
         """Read guest virtual memory as the current vCPU sees it.
@@ -153,7 +173,9 @@ class GuestView:
 
         :raise ImageError: the tables are damaged.
         """
-        return Unwinder.of(self.knowledge.image, self.knowledge.symbols, slide=self.slide)
+        unwinder = Unwinder.of(self.knowledge.image, self.knowledge.symbols, slide=self.slide)
+        unwinder.ask_for_modules(lambda ip, like: self._modules.orc(ip, like))
+        return unwinder
 
     def stack(self, limit: int = 64) -> StackTrace:
         """In handlers: the kernel stack of the hit, innermost function first. One to three reads.
@@ -200,6 +222,20 @@ class GuestView:
                 self._protos[function] = None
         return self._protos[function]
 
+    def prototype_at(self, entry_ip: int) -> FuncProto | None:
+        """The prototype of a probed function; a module's by its own types. None as for :meth:`prototype`."""
+        # Looked up once for each function: a look-up takes half a millisecond, which every hit would pay.
+        name = self.records.name_at(entry_ip)
+        location = self.records.location_at(entry_ip)
+        if location is None or not location.module:
+            return self.prototype(name)
+        if name not in self._protos:
+            try:
+                self._protos[name] = self.btf_at(entry_ip).function(location.name)
+            except (BtfError, TypeLookupError):
+                self._protos[name] = None
+        return self._protos[name]
+
     def args(self, regs: PtRegs, entry_ip: int) -> Arguments:
         """In an entry handler: the function's arguments by name and type. Nothing is read before it is used.
 
@@ -207,14 +243,14 @@ class GuestView:
 
         :raise TypeLookupError: BTF has no, or more than one, prototype of the function.
         """
-        return arguments(self.btf, self._prototype_at(entry_ip), regs.as_dict(), self.memory)
+        return arguments(self.btf_at(entry_ip), self._prototype_at(entry_ip), regs.as_dict(), self.memory)
 
     def retval(self, regs: PtRegs, entry_ip: int) -> Value | None:
         """In an exit handler: the return value by the function's type; None for ``void``.
 
         :raise TypeLookupError: as :meth:`args`.
         """
-        return return_value(self.btf, self._prototype_at(entry_ip), regs.as_dict(), self.memory)
+        return return_value(self.btf_at(entry_ip), self._prototype_at(entry_ip), regs.as_dict(), self.memory)
 
     def value(self, type_: str, addr: int) -> Value:
         """What lies at an address, e.g. ``k.value("struct task_struct", k.task).comm.string()``.
@@ -252,10 +288,20 @@ class GuestView:
     def _recover_return(self, slot_addr: int, value: int) -> int | None:
         return self._dispatch.recover_return(slot_addr, value)
 
-    # Looked up once for each function: a look-up takes half a millisecond, which every hit would pay.
+    def btf_at(self, entry_ip: int) -> Btf:
+        """The types that a function's prototype is written in: the kernel's, or those of the function's module.
+
+        :raise BtfError: there are none, or they are damaged.
+        """
+        location = self.records.location_at(entry_ip)
+        module = self._modules.at(entry_ip) if location and location.module else None
+        return self._modules.btf(module) if module else self.btf
+
     def _prototype_at(self, entry_ip: int) -> FuncProto:
-        name = self.records.name_at(entry_ip)
-        return self.prototype(name) or self.btf.function(name)
+        if proto := self.prototype_at(entry_ip):
+            return proto
+        location = self.records.location_at(entry_ip)
+        return self.btf_at(entry_ip).function(location.name if location else self.records.name_at(entry_ip))
 
     def _read_task(self, addr: int) -> Task:
         task = self.value("struct task_struct", addr)

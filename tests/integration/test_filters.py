@@ -17,7 +17,8 @@ from fprobe_gdb.output.aggregate_count_by import CountBy
 from fprobe_gdb.output.aggregate_histogram import Histogram
 from fprobe_gdb.output.base import AnyEvent
 from fprobe_gdb.session.judge import Judge, Questions
-from fprobe_gdb.session.tracer import Tracer, select
+from fprobe_gdb.session.selection import select
+from fprobe_gdb.session.tracer import Tracer
 
 pytestmark = pytest.mark.qemu
 

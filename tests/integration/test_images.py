@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import pytest
 
 import images
-from images import catalog, initramfs
+from images import initramfs
 from images.workload_counts import EXAMPLES, Count, counts
+from tests.integration.conftest import CATALOG
 
 pytestmark = pytest.mark.qemu
 
@@ -91,7 +92,7 @@ def parse(text: str) -> Guest:
     return Guest(seen, rest)
 
 
-@pytest.fixture(scope="module", params=[entry.name for entry in catalog.load().kernels])
+@pytest.fixture(scope="module", params=CATALOG)
 def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Guest:
     folder = tmp_path_factory.mktemp("guest")
     tree = folder / "tree"

@@ -17,7 +17,7 @@ import select
 import socket
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from emu.deadline import Deadline
@@ -96,6 +96,8 @@ class TrampolineDispatch:
         self.stopped_ns = 0
         self.epoch = 0
         self.task_dead_ip = task_dead_ip
+        self.watches: Callable[[], Mapping[int, Callable[[CpuState], None]]] = dict
+        self._watched: Mapping[int, Callable[[CpuState], None]] = {}
         self.pads: CallPads = call_pads(zone, offsets, cpu_number)
         self._kernel_cr3 = kernel_cr3
         self.planter = Planter(target, lambda *where: ram.read(kernel_cr3, *where), self.pads.entry, fentry_addr)
@@ -243,6 +245,8 @@ class TrampolineDispatch:
         wanted = set(self._wanted)
         if self.task_dead_ip is not None and (self._wanted or len(self.returns)):
             wanted.add(self.task_dead_ip)
+        self._watched = self.watches()
+        wanted.update(self._watched)
         self.planter.unplant(set(self.planter.ips) - wanted)
         self.planter.plant(wanted)
 
@@ -292,6 +296,8 @@ class TrampolineDispatch:
             self._give(self.core.entry, posted, hit)
         if ip == self.task_dead_ip:
             self._task_dead(task)
+        if listener := self._watched.get(ip):
+            self._give(lambda hit: listener(self.current), posted, hit)
         new_ret = to = sp = None
         if hooked is None and self.core.is_exit(task, frame, ret_ip):
             new_ret = self.returns.hook(ret_ip, frame, task)

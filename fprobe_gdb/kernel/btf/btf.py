@@ -123,8 +123,10 @@ class Btf:
         return self._one(self.functions(name), f"function {name!r}", Kind.FUNC, str)
 
     def functions(self, name: str) -> tuple[FuncProto, ...]:
-        """The prototypes of all functions of a name."""
-        return tuple(found.proto for found in self._named(name, Kind.FUNC, FuncType))
+        """The prototypes of all functions of a name; where a module has one, the module's own."""
+        found = self._named(name, Kind.FUNC, FuncType)
+        own = tuple(one for one in found if one.id >= self._section.first_id)
+        return tuple(one.proto for one in own or found)
 
     def struct(self, name: str) -> CompoundType:
         """A structure by its tag.

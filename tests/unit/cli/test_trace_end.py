@@ -19,7 +19,7 @@ class FakeTracer:
         self.summaries: list[tuple[str, int | None]] = []
         self.registered: list[int] = []
 
-    def register(self, ips: list[int], definitions: list[object]) -> None:
+    def register(self, ips: list[int], definitions: list[object], selection: object) -> None:
         self.registered += ips
 
     def output(self, data: bytes) -> None:

@@ -24,6 +24,8 @@ class PretendedArchive:
         self.version = "6.1.9-1"
         self.online = True
         self.holds_kernel = True
+        self.is_split = False
+        self.packages: list[str] = []
         self.asked = 0
         self.unpacked: list[str] = []
 
@@ -39,11 +41,20 @@ class PretendedArchive:
 
     def candidate(self, package: str, deadline: Deadline) -> Candidate:
         depends = f"linux-image-{RELEASE} (= {self.version})" if package == "linux-image-cloud-amd64" else "kmod"
+        if self.is_split and package == f"linux-image-{RELEASE}":
+            depends = f"dracut | initramfs-tools, linux-binary-{RELEASE} (= 1), linux-modules-{RELEASE} (= 1)"
         return Candidate(package, self.version, depends)
 
     def unpack(
         self, packages: Sequence[Candidate], into: Path, deadline: Deadline, on_fraction: Callable[[float], None]
     ) -> None:
+        self.packages = [one.package for one in packages]
+        if self.is_split:
+            folder = into / "usr/lib/modules" / RELEASE
+            folder.mkdir(parents=True)
+            for name in ("vmlinuz", "config", "System.map"):
+                (folder / name).write_text("")
+            return
         (into / "boot").mkdir()
         (into / "lib/modules" / RELEASE).mkdir(parents=True)
         (into / "boot" / f"System.map-{RELEASE}").write_text("see the debug package\n")
@@ -82,6 +93,16 @@ def test_fetched_once_trusted_for_a_day_then_asked_again(archive: PretendedArchi
     pretended_now_sec[0] += 2
     assert images.kernel() == files
     assert (archive.asked, archive.unpacked) == (2, ["6.1.9-1"])
+
+
+def test_a_kernel_in_several_packages_without_boot_folder(archive: PretendedArchive) -> None:
+    archive.is_split = True
+    files = images.kernel()
+    assert archive.packages == [f"linux-{part}-{RELEASE}" for part in ("image", "binary", "modules")]
+    assert files.package == f"linux-image-{RELEASE}"
+    assert files.vmlinuz == files.modules / "vmlinuz"
+    assert files.config == files.modules / "config"
+    assert files.system_map is None
 
 
 def test_a_clock_that_was_set_back_asks_again(archive: PretendedArchive) -> None:

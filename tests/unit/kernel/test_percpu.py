@@ -45,6 +45,17 @@ def test_linked_at_kernel_addresses_since_6_15() -> None:
     assert (layout.cpu_number, layout.current_kprobe) == (None, None)
 
 
+def test_kaslr_moves_variables_that_have_kernel_addresses() -> None:
+    slide = 0x21200000
+    symbols = table(current_task=IN_IMAGE + 8, __preempt_count=IN_IMAGE).slid(slide)
+    layout = PerCpuLayout.from_symbols(symbols, image(IN_IMAGE))
+    area = 0xFFFF88803EC00000
+    # per_cpu_offset is the distance from __per_cpu_start, which KASLR moves as well
+    assert layout.address(layout.current_task, (area - IN_IMAGE - slide) % (1 << 64)) == area + 8
+    old = table(current_task=0x1FB80, __preempt_count=0x1FB40)
+    assert PerCpuLayout.from_symbols(old.slid(slide), image(0)) == PerCpuLayout.from_symbols(old, image(0))
+
+
 def test_uniprocessor() -> None:
     symbols = table(fixed_percpu_data=IN_IMAGE, current_task=IN_IMAGE + 0x40, __preempt_count=IN_IMAGE - 8)
     layout = PerCpuLayout.from_symbols(symbols, image(None))

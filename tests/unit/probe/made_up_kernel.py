@@ -26,6 +26,7 @@ class Record:
 
     ip: int
     name: str
+    module: str = ""
 
 
 class MadeUpKernel:
