@@ -22,14 +22,17 @@ from fprobe_gdb import Fprobe, Kernel
 from fprobe_gdb.target.base import BreakpointKind
 from tests.bench.guests import FUNCTION, LIMIT_SEC, loaded_kernel, loaded_machine, probed_address
 
-__all__ = ["WAYS", "Way", "gdb_python", "ours", "pygdbmi_defaults"]
+__all__ = ["WAYS", "Way", "call_mode", "gdb_python", "ours", "pygdbmi_defaults"]
 
 #: Runs so many hits and returns the seconds between them.
 Way = Callable[[int], list[float]]
 
 NOP_BYTES = 5
 _SCRIPT = Path(__file__).with_name("in_gdb.py")
-WAYS = ("gdb Python", "pygdbmi", "gdb", "rsp", "gdb, fprobe", "rsp, fprobe", "gdb, pair", "rsp, pair")
+WAYS = (
+    "gdb Python", "pygdbmi", "gdb", "rsp", "gdb, fprobe", "rsp, fprobe", "gdb, pair", "rsp, pair", "call, fprobe",
+    "call, pair",
+)  # fmt: skip
 
 
 def _between(times: list[float]) -> list[float]:
@@ -101,6 +104,16 @@ def ours(kernel: str, backend: str) -> Iterator[dict[str, Way]]:
             backend: lambda hits: _target(k, hits),
             f"{backend}, fprobe": lambda hits: _fprobe(k, hits, pair=False),
             f"{backend}, pair": lambda hits: _fprobe(k, hits, pair=True),
+        }
+
+
+@contextlib.contextmanager
+def call_mode(kernel: str) -> Iterator[dict[str, Way]]:
+    """Trampolines: a Python handler while the guest runs. The time between hits has the guest's own work in it."""
+    with loaded_kernel(kernel, "rsp", dispatch="trampoline") as k:
+        yield {
+            "call, fprobe": lambda hits: _fprobe(k, hits, pair=False),
+            "call, pair": lambda hits: _fprobe(k, hits, pair=True),
         }
 
 

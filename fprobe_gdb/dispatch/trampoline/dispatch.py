@@ -47,6 +47,10 @@ _STOP_SEC = 30.0
 # How long to look for the next hit before going to sleep, and how often to look at everything else meanwhile.
 _SPIN_NS = 30_000
 _LOOK_ROUND_NS = 2_000_000
+_NAP_SEC = 0.05
+# Giving our turn away takes longer than this where somebody else has used it; for how long to believe that.
+_YIELD_NS = 20_000
+_CONTENDED_NS = 50_000_000
 _FENTRY_BYTES = 5
 
 
@@ -111,6 +115,7 @@ class TrampolineDispatch:
         self._failure: BaseException | None = None
         self._stop_requested = False
         self._lost_seen = 0
+        self._contended_until_ns = 0
         # Guest time and host time of the last resume, or only guest time, of the last stop.
         self._resumed: tuple[int, int | None] = (0, None)
         self._waited_ns: dict[int, int] = defaultdict(int)
@@ -170,11 +175,10 @@ class TrampolineDispatch:
             now_ns = time.monotonic_ns()
             if slot is not None:
                 last_hit_ns = now_ns
-            idle = now_ns - last_hit_ns >= _SPIN_NS
+            idle = slot is None and (now_ns - last_hit_ns >= _SPIN_NS or now_ns < self._contended_until_ns)
             if not idle and now_ns - last_look_ns < _LOOK_ROUND_NS:
                 if slot is None:
-                    # QEMU may be waiting for this very CPU.
-                    os.sched_yield()
+                    self._yield(now_ns)
                 continue
             stopped, end = self._look_round(deadline, done, wake, idle)
             if stopped or end is not None:
@@ -182,6 +186,12 @@ class TrampolineDispatch:
             last_look_ns = time.monotonic_ns()
             if idle:
                 last_hit_ns = last_look_ns
+
+    # QEMU may be waiting for this very CPU. Where others do, looking on would only cost our turn when the guest rings.
+    def _yield(self, now_ns: int) -> None:
+        os.sched_yield()
+        if time.monotonic_ns() - now_ns > _YIELD_NS:
+            self._contended_until_ns = now_ns + _CONTENDED_NS
 
     @property
     def _ends_serving(self) -> bool:
@@ -198,7 +208,9 @@ class TrampolineDispatch:
             self._set_word(Zone.HOST_SLEEPS, 1)
         try:
             sleeping = idle and self._slots.next_posted() is None
-            stop = self.target.wait(deadline if sleeping else Deadline(0), (*wake, self._doorbell.fileno()))
+            # Not for long: our word that we sleep may become visible only after the pad has looked for it.
+            limit = deadline.within(_NAP_SEC) if sleeping else Deadline(0)
+            stop = self.target.wait(limit, (*wake, self._doorbell.fileno()))
             if stop is not None:
                 return True, None
         except WaitTimeout:
