@@ -12,9 +12,7 @@ embellishments are off. Facts that shape it (gdb 13.1):
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from emu.deadline import Deadline
@@ -23,15 +21,14 @@ from fprobe_gdb.errors import (
     ConnectionClosed,
     MemoryFault,
     ProtocolError,
-    StateError,
-    TargetError,
     TargetLost,
-    TransportTimeout,
     UsageError,
     WaitTimeout,
 )
-from fprobe_gdb.registers import GENERAL_REGISTERS, MASK64, REGISTERS, Registers
-from fprobe_gdb.target.base import BreakpointKind, Stop, StopKind, TargetState
+from fprobe_gdb.registers import REGISTERS
+from fprobe_gdb.target.base import BreakpointKind, Stop, TargetState
+from fprobe_gdb.target.connected import ConnectedTarget, check_range
+from fprobe_gdb.target.gdb_replies import check_done, check_packet_ok, check_there, joined, read_stop, threads_by_vcpu
 from fprobe_gdb.target.rsp_layout import GDB_NAMES
 from fprobe_gdb.transport.mi import MiEvent, MiResult, c_string
 from fprobe_gdb.transport.mi_session import MiSession
@@ -40,11 +37,8 @@ from fprobe_gdb.transport.relay import GdbRelay
 
 __all__ = ["GdbTarget"]
 
-_WRITABLE = frozenset((*GENERAL_REGISTERS, "ip", "flags"))
-#: How long a running guest may take to stop when we need it stopped ourselves, in seconds.
 # Commands in flight at once: their results have to fit into the pipe while we still send.
 _WRITE_BATCH = 128
-_STOP_SEC = 10.0
 #: Bytes that one read command asks for.
 _READ_BYTES = 1 << 16
 
@@ -70,11 +64,9 @@ _SETTINGS = (
     "stack-cache on",
     "backtrace limit 1",
 )
-# What gdb says when the other end of its connection is gone.
-_GONE = ("Remote connection closed", "Remote communication error", "not connected", "Connection reset", "Broken pipe")
 
 
-class GdbTarget:
+class GdbTarget(ConnectedTarget):
     """A guest behind a gdb of our own, connected to QEMU's gdbstub at a unix socket. Connecting stops it.
 
     Remove the socket's name once this is done; the connection stays.
@@ -93,6 +85,7 @@ class GdbTarget:
     def __init__(
         self, socket_path: Path | str, *, relay: GdbRelay | None = None, gdb: str = "gdb", answer_sec: float = 30.0
     ) -> None:
+        super().__init__("its gdb")
         self._relay = relay
         try:
             self._session = MiSession(ProcessLink((gdb, *_ARGV), "gdb"), answer_sec)
@@ -100,9 +93,6 @@ class GdbTarget:
             if relay is not None:
                 relay.close()
             raise
-        self._state = TargetState.STOPPED
-        self._lost_why = ""
-        self._registers: dict[int, Registers] = {}
         self._unchecked: list[tuple[MiResult, Callable[[MiResult], None]]] = []
         self._breakpoints: dict[tuple[int, BreakpointKind], str] = {}
         # ip of vCPUs, not yet written: one of them can go with the resume.
@@ -117,39 +107,13 @@ class GdbTarget:
             raise
 
     @property
-    def state(self) -> TargetState:
-        """What the guest is doing."""
-        return self._state
-
-    @property
-    def vcpus(self) -> Sequence[int]:
-        """The vCPU numbers, ascending from 0."""
-        return self._vcpus
-
-    @property
     def pid(self) -> int:
         """gdb's process id."""
         return self._session.link.pid
 
-    def registers(self, vcpu: int) -> Registers:
-        """All registers of a vCPU. One exchange, none when they are known since the stop."""
-        self._need_stopped("reading registers")
-        self._fetch_registers([self._known(vcpu)])
-        return dict(self._registers[vcpu])
-
-    def instruction_pointers(self) -> list[int]:
-        """The ``ip`` of every vCPU. One exchange, none when they are known since the stop."""
-        self._need_stopped("reading registers")
-        self._fetch_registers(self._vcpus)
-        return [self._registers[vcpu]["ip"] for vcpu in self._vcpus]
-
     def write_registers(self, vcpu: int, values: Mapping[str, int]) -> None:
         """Set registers. Sent with the next exchange."""
-        self._need_stopped("writing registers")
-        for name, value in values.items():
-            if name not in _WRITABLE or not 0 <= value <= MASK64:
-                raise UsageError(f"cannot set register {name!r} to {value:#x}; names: {', '.join(sorted(_WRITABLE))}")
-        self._known(vcpu)
+        self._need_writable(vcpu, values)
         for name, value in values.items():
             if name == "ip":
                 self._ips_to_write[vcpu] = value
@@ -161,20 +125,13 @@ class GdbTarget:
         elif vcpu in self._registers:
             self._registers[vcpu].update(values)
 
-    def read_memory(self, addr: int, size_bytes: int, *, vcpu: int = 0) -> bytes:
-        """Read guest virtual memory. One pipelined exchange, whatever the size."""
-        (data,) = self.read_many([(addr, size_bytes)], vcpu=vcpu)
-        if isinstance(data, MemoryFault):
-            raise data
-        return data
-
     def read_many(self, requests: Sequence[tuple[int, int]], *, vcpu: int = 0) -> list[bytes | MemoryFault]:
         """Read several pieces in one pipelined exchange."""
         self._need_stopped("reading memory")
         thread = self._threads[self._known(vcpu)]
         reads: list[list[MiResult]] = []
         for addr, size_bytes in requests:
-            _check_range(addr, size_bytes)
+            check_range(addr, size_bytes)
             reads.append(
                 [
                     self._session.queue(
@@ -184,12 +141,12 @@ class GdbTarget:
                 ]
             )
         self._exchange()
-        return [_joined(*request, piece) for request, piece in zip(requests, reads, strict=True)]
+        return [joined(*request, piece) for request, piece in zip(requests, reads, strict=True)]
 
     def write_memory(self, addr: int, data: bytes, *, vcpu: int = 0) -> None:
         """Write guest virtual memory."""
         self._need_stopped("writing memory")
-        _check_range(addr, len(data))
+        check_range(addr, len(data))
         thread = self._threads[self._known(vcpu)]
         results = [
             self._session.queue(
@@ -209,7 +166,7 @@ class GdbTarget:
             batch = requests[begin : begin + _WRITE_BATCH]
             results = []
             for addr, data in batch:
-                _check_range(addr, len(data))
+                check_range(addr, len(data))
                 results.append(
                     self._session.queue(f"-data-write-memory-bytes --thread {thread} {addr:#x} {data.hex()}")
                 )
@@ -221,13 +178,13 @@ class GdbTarget:
     def read_physical(self, addr: int, size_bytes: int) -> bytes:
         """Read guest physical memory, device registers included. QEMU reads zeros where nothing answers."""
         self._need_stopped("reading physical memory")
-        self._queue('-interpreter-exec console "maintenance packet Qqemu.PhyMemMode:1"', _check_packet_ok)
+        self._queue('-interpreter-exec console "maintenance packet Qqemu.PhyMemMode:1"', check_packet_ok)
         try:
             requests = [self._read_command(addr, size_bytes)]
         finally:
-            self._queue('-interpreter-exec console "maintenance packet Qqemu.PhyMemMode:0"', _check_packet_ok)
+            self._queue('-interpreter-exec console "maintenance packet Qqemu.PhyMemMode:0"', check_packet_ok)
         self._exchange()
-        data = _joined(addr, size_bytes, requests)
+        data = joined(addr, size_bytes, requests)
         if isinstance(data, MemoryFault):
             raise data
         return data
@@ -235,7 +192,7 @@ class GdbTarget:
     def insert_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
         """Plant a breakpoint. Sent with the next exchange; a refusal comes there."""
         self._need_stopped("planting a breakpoint")
-        _check_range(addr, 1)
+        check_range(addr, 1)
 
         def planted(result: MiResult) -> None:
             if result.error is not None or "Cannot insert" in result.log:
@@ -253,7 +210,7 @@ class GdbTarget:
         number = self._breakpoints.pop((addr, kind), None)
         if number is None:
             raise UsageError(f"there is no {kind.value} breakpoint at {addr:#x}")
-        self._queue(f"-break-delete {number}", _check)
+        self._queue(f"-break-delete {number}", check_done)
 
     def resume(self, *, hold: Collection[int] = ()) -> None:
         """Let the guest run. gdb can hold all vCPUs but one: with ``hold``, only the lowest that is not in it runs."""
@@ -281,7 +238,7 @@ class GdbTarget:
         self._exchange()  # a breakpoint may be queued, and have no number yet
         number = self._breakpoints.get((ip, BreakpointKind.SOFTWARE))
         if number is not None:
-            self._queue(f"-break-disable {number}", _check)
+            self._queue(f"-break-disable {number}", check_done)
         self._lock(len(self._vcpus) > 1)
         self._go(f"-exec-step-instruction --thread {self._threads[vcpu]}")
         try:
@@ -291,7 +248,7 @@ class GdbTarget:
             raise WaitTimeout(deadline.seconds, f"vCPU {vcpu} to finish one instruction; is it halted?") from None
         finally:
             if number is not None and self._state is TargetState.STOPPED:
-                self._queue(f"-break-enable {number}", _check)
+                self._queue(f"-break-enable {number}", check_done)
 
     def wait(self, deadline: Deadline, wake: Sequence[int] = ()) -> Stop | None:
         """Wait until the guest stops."""
@@ -305,7 +262,7 @@ class GdbTarget:
                 raise WaitTimeout(deadline.seconds)
             self._state = TargetState.STOPPED
             self._interrupted = False
-            stop = self._read_stop(event)
+            stop = read_stop(event, self._threads)
         self._exchange()
         return stop
 
@@ -325,7 +282,7 @@ class GdbTarget:
         result = self._session.queue(f"-interpreter-exec console {c_string('monitor ' + command)}")
         self._exchange()
         self._registers.clear()
-        _check(result)
+        check_done(result)
         return result.output
 
     def detach(self) -> None:
@@ -340,8 +297,8 @@ class GdbTarget:
             self._session.collect()
             # That the threads are gone is no news here.
             self._session.take_events()
-            _check_there(result.error or "")
-            _check(result)
+            check_there(result.error or "")
+            check_done(result)
         self._state = TargetState.DETACHED
         self.close()
 
@@ -353,19 +310,13 @@ class GdbTarget:
         if self._state is not TargetState.DETACHED:
             self._lose("the connection was closed")
 
-    def __enter__(self) -> GdbTarget:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
     # Connecting.
 
     def _connect(self, socket_path: str, answer_sec: float) -> None:
         for setting in _SETTINGS:
             # A gdb without debuginfod does not know its setting, and need not.
             self._queue(f"-gdb-set {setting}", lambda _result: None)
-        self._queue(f"-gdb-set remotetimeout {max(1, int(answer_sec / 2))}", _check)
+        self._queue(f"-gdb-set remotetimeout {max(1, int(answer_sec / 2))}", check_done)
         c_string(socket_path)  # refuses control characters; gdb takes the rest of the line literally
         connected = self._session.queue(f"-target-select remote {socket_path}")
         names = self._session.queue("-data-list-register-names")
@@ -380,79 +331,23 @@ class GdbTarget:
         except ValueError as error:
             raise ProtocolError(f"the gdbstub does not describe all registers ({error})") from None
         self._number_list = " ".join(str(self._numbers[name]) for name in REGISTERS)
-        self._threads = _threads_by_vcpu(threads)
+        self._threads = threads_by_vcpu(threads)
         self._vcpus = tuple(sorted(self._threads))
-        self._vcpu_of_thread = {thread: vcpu for vcpu, thread in self._threads.items()}
         self._check_replies()
-
-    # State.
-
-    def _need(self, required: TargetState, what: str) -> None:
-        if self._state is TargetState.LOST:
-            raise TargetLost(self._lost_why)
-        if self._state is not required:
-            raise StateError(what, self._state.value, required.value)
-
-    def _need_stopped(self, what: str) -> None:
-        self._need(TargetState.STOPPED, what)
-
-    def _known(self, vcpu: int) -> int:
-        if vcpu not in self._vcpus:
-            raise UsageError(f"there is no vCPU {vcpu}; the guest has {len(self._vcpus)}")
-        return vcpu
-
-    def _lose(self, why: str) -> None:
-        if self._state is not TargetState.LOST:
-            self._state, self._lost_why = TargetState.LOST, why
-
-    @contextmanager
-    def _lost_on_close(self) -> Iterator[None]:
-        try:
-            yield
-        except ConnectionClosed as error:
-            self._lose(self._session.link.receive_error(error))
-            raise TargetLost(self._lost_why) from error
-        except TargetLost as error:
-            self._lose(error.why)
-            raise
-        except (ProtocolError, TransportTimeout) as error:
-            self._lose(f"its gdb failed ({error})")
-            raise
-
-    def _read_stop(self, event: MiEvent) -> Stop:
-        reason = event.get("reason")
-        signal = event.get("signal-name")
-        if event.name == "error":
-            message = str(event.payload.get("msg"))
-            _check_there(message)
-            raise ProtocolError("gdb failed while the guest ran", message)
-        if event.name != "stopped" or str(reason).startswith("exited"):
-            raise TargetLost("QEMU closed the connection to gdb, or exited")
-        thread = event.get("thread-id") or self._threads[self._vcpus[0]]
-        vcpu = self._vcpu_of_thread.get(thread)
-        if vcpu is None:
-            raise ProtocolError("gdb names a thread that is no vCPU", thread)
-        if reason in ("breakpoint-hit", "end-stepping-range") or signal == "SIGTRAP":
-            return Stop(StopKind.BREAKPOINT, vcpu)
-        if reason is None or signal in ("SIGINT", "0"):
-            return Stop(StopKind.INTERRUPT, vcpu)
-        if signal == "SIGQUIT":
-            raise TargetLost("it shut down (QEMU keeps its memory, but it cannot run on)")
-        raise TargetError(
-            f"the guest stopped for a reason that no breakpoint gives ({reason} {signal}): a panic, an I/O error or a "
-            "watchdog; see QEMU's own messages"
-        )
 
     # Exchanges.
 
     def _assign(self, vcpu: int, name: str, value: int) -> None:
         assignment = f"${GDB_NAMES.get(name, name)}={value:#x}"
-        self._queue(f'-data-evaluate-expression --thread {self._threads[vcpu]} "{assignment}"', _check)
+        self._queue(f'-data-evaluate-expression --thread {self._threads[vcpu]} "{assignment}"', check_done)
 
     def _write_ips(self) -> None:
         ips, self._ips_to_write = self._ips_to_write, {}
         for vcpu, value in ips.items():
             self._assign(vcpu, "ip", value)
+
+    def _last_words(self, error: ConnectionClosed) -> str:
+        return self._session.link.receive_error(error)
 
     def _queue(self, command: str, check: Callable[[MiResult], None]) -> None:
         self._unchecked.append((self._session.queue(command), check))
@@ -460,9 +355,9 @@ class GdbTarget:
     def _exchange(self) -> None:
         with self._lost_on_close():
             for result in self._session.collect():
-                _check_there(result.error or "")
+                check_there(result.error or "")
             for event in self._session.take_events():
-                self._read_stop(event)
+                read_stop(event, self._threads)
                 raise ProtocolError("gdb reports a stop of a stopped guest", event.line)
         self._check_replies()
 
@@ -480,16 +375,12 @@ class GdbTarget:
     def _lock(self, locked: bool) -> None:
         if locked != self._locked:
             self._locked = locked
-            self._queue(f"-gdb-set scheduler-locking {'on' if locked else 'off'}", _check)
-
-    def _stop_now(self) -> None:
-        self.interrupt()
-        self.wait(Deadline(_STOP_SEC))
+            self._queue(f"-gdb-set scheduler-locking {'on' if locked else 'off'}", check_done)
 
     def _go(self, command: str) -> None:
         self._registers.clear()
         self._write_ips()
-        self._queue(command, _check)
+        self._queue(command, check_done)
         self._state = TargetState.RUNNING
         with self._lost_on_close():
             self._session.flush()
@@ -511,55 +402,9 @@ class GdbTarget:
         }
         self._exchange()
         for vcpu, result in reads.items():
-            _check(result)
+            check_done(result)
             values = result.register_values
             try:
                 self._registers[vcpu] = {name: values[number] for name, number in self._numbers.items()}
             except KeyError:
                 raise ProtocolError("gdb gave strange register values", result.line) from None
-
-
-def _threads_by_vcpu(result: MiResult) -> dict[int, str]:
-    threads: dict[int, str] = {}
-    for item in result.payload.get("threads", ()):
-        match = re.match(r"Thread (?:\d+\.)?(\d+)", item["target-id"])
-        if match:
-            threads[int(match[1]) - 1] = str(item["id"])
-    if sorted(threads) != list(range(len(threads))) or not threads:
-        raise ProtocolError("gdb does not list the vCPUs", str(result.payload))
-    return threads
-
-
-def _check_there(message: str) -> None:
-    if any(words in message for words in _GONE):
-        raise TargetLost(f"gdb says: {message}")
-
-
-def _check(result: MiResult) -> None:
-    if result.error is not None:
-        raise ProtocolError(f"gdb refused {result.command}", result.error)
-
-
-def _check_packet_ok(result: MiResult) -> None:
-    if 'received: "OK"' not in result.output:
-        raise ProtocolError(f"the gdbstub refused {result.command}", result.error or result.output)
-
-
-def _joined(addr: int, size_bytes: int, results: Sequence[MiResult]) -> bytes | MemoryFault:
-    data = bytearray()
-    for result in results:
-        if result.error is not None:
-            return MemoryFault(addr, size_bytes)
-        # gdb leaves out what it cannot read, at the beginning, in the middle or at the end.
-        for begin, contents in result.memory:
-            if begin != addr + len(data):
-                return MemoryFault(addr, size_bytes)
-            data += contents
-    return bytes(data) if len(data) == size_bytes else MemoryFault(addr, size_bytes)
-
-
-def _check_range(addr: int, size_bytes: int) -> None:
-    if not 0 <= addr <= MASK64 or size_bytes < 0:
-        raise UsageError(f"{addr:#x} with {size_bytes} bytes is no address range")
-    if addr + size_bytes > MASK64 + 1:
-        raise MemoryFault(addr, size_bytes)

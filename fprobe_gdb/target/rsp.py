@@ -13,25 +13,22 @@ so that a hit costs one stop and two round trips. Facts that shape it (QEMU 5.0-
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from emu.deadline import Deadline
 from fprobe_gdb.errors import (
-    BreakpointRefused,
     ConnectionClosed,
     MemoryFault,
     ProtocolError,
-    StateError,
     TargetError,
     TargetLost,
     TransportTimeout,
-    UsageError,
     WaitTimeout,
 )
-from fprobe_gdb.registers import GENERAL_REGISTERS, MASK64, Registers
 from fprobe_gdb.target.base import BreakpointKind, Stop, StopKind, TargetState
+from fprobe_gdb.target.connected import ConnectedTarget, check_range
 from fprobe_gdb.target.rsp_layout import read_layout
+from fprobe_gdb.target.rsp_replies import check_ok, check_planted, joined, packet_size
 from fprobe_gdb.target.rsp_report import parse_report, parse_thread
 from fprobe_gdb.transport.detached_run import DetachedRun
 from fprobe_gdb.transport.link import SocketLink
@@ -40,7 +37,6 @@ from fprobe_gdb.transport.stop_events import StopEvents
 
 __all__ = ["RspTarget"]
 
-_WRITABLE = frozenset((*GENERAL_REGISTERS, "ip", "flags"))
 _BREAKPOINT_TYPE = {BreakpointKind.SOFTWARE: 0, BreakpointKind.HARDWARE: 1}
 #: How long a running guest may take to stop when we need it stopped ourselves, in seconds.
 # Packets in flight at once: their replies have to fit into the socket's buffer while we still send.
@@ -48,7 +44,7 @@ _WRITE_BATCH = 512
 _STOP_SEC = 10.0
 
 
-class RspTarget:
+class RspTarget(ConnectedTarget):
     """A guest behind a connected stream socket to QEMU's gdbstub. Connecting stops it.
 
     :param sock: a connected socket, which the target owns from now on (also when this fails).
@@ -62,13 +58,11 @@ class RspTarget:
     name = "rsp"
 
     def __init__(self, sock: socket.socket, *, monitor: socket.socket | None = None, answer_sec: float = 30.0) -> None:
+        super().__init__("its gdbstub")
         detached = DetachedRun(StopEvents(monitor, answer_sec)) if monitor is not None else None
         self._session = RspSession(SocketLink(sock, "QEMU's gdbstub"), answer_sec, detached)
-        self._state = TargetState.STOPPED
-        self._lost_why = ""
-        # vCPU that Hg points to, where known; what g gave since the stop; requests whose replies are still to check.
+        # vCPU that Hg points to, where known; requests whose replies are still to check.
         self._selected: int | None = None
-        self._registers: dict[int, Registers] = {}
         self._unchecked: list[tuple[Request, Callable[[bytes], None]]] = []
         self._interrupted = False
         try:
@@ -78,46 +72,14 @@ class RspTarget:
             self.close()
             raise
 
-    @property
-    def state(self) -> TargetState:
-        """What the guest is doing."""
-        return self._state
-
-    @property
-    def vcpus(self) -> Sequence[int]:
-        """The vCPU numbers, ascending from 0."""
-        return self._vcpus
-
-    def registers(self, vcpu: int) -> Registers:
-        """All registers of a vCPU. One exchange, none when they are known since the stop."""
-        self._need_stopped("reading registers")
-        self._fetch_registers([self._known(vcpu)])
-        return dict(self._registers[vcpu])
-
-    def instruction_pointers(self) -> list[int]:
-        """The ``ip`` of every vCPU. One exchange, none when they are known since the stop."""
-        self._need_stopped("reading registers")
-        self._fetch_registers(self._vcpus)
-        return [self._registers[vcpu]["ip"] for vcpu in self._vcpus]
-
     def write_registers(self, vcpu: int, values: Mapping[str, int]) -> None:
         """Set registers. Sent with the next exchange."""
-        self._need_stopped("writing registers")
-        for name, value in values.items():
-            if name not in _WRITABLE or not 0 <= value <= MASK64:
-                raise UsageError(f"cannot set register {name!r} to {value:#x}; names: {', '.join(sorted(_WRITABLE))}")
-        self._select_later(self._known(vcpu))
+        self._need_writable(vcpu, values)
+        self._select_later(vcpu)
         for name, value in values.items():
             packet = self._layout.write_packet(name, value & 0xFFFFFFFF if name == "flags" else value)
-            self._queue(packet, lambda reply, name=name: _check_ok(reply, f"writing register {name}"))  # type: ignore[misc]
+            self._queue(packet, lambda reply, name=name: check_ok(reply, f"writing register {name}"))  # type: ignore[misc]
         self._registers.pop(vcpu, None)
-
-    def read_memory(self, addr: int, size_bytes: int, *, vcpu: int = 0) -> bytes:
-        """Read guest virtual memory. One pipelined exchange, whatever the size."""
-        (data,) = self.read_many([(addr, size_bytes)], vcpu=vcpu)
-        if isinstance(data, MemoryFault):
-            raise data
-        return data
 
     def read_many(self, requests: Sequence[tuple[int, int]], *, vcpu: int = 0) -> list[bytes | MemoryFault]:
         """Read several pieces in one pipelined exchange."""
@@ -128,7 +90,7 @@ class RspTarget:
     def write_memory(self, addr: int, data: bytes, *, vcpu: int = 0) -> None:
         """Write guest virtual memory. One pipelined exchange, whatever the size."""
         self._need_stopped("writing memory")
-        _check_range(addr, len(data))
+        check_range(addr, len(data))
         self._select_later(self._known(vcpu))
         writes = [
             Request(b"M%x,%x:%b" % (addr + at, len(piece), piece.hex().encode()))
@@ -138,7 +100,7 @@ class RspTarget:
         for reply in self._exchange(*writes):
             if reply.startswith(b"E"):
                 raise MemoryFault(addr, len(data), "write")
-            _check_ok(reply, "writing memory")
+            check_ok(reply, "writing memory")
 
     def write_many(self, requests: Sequence[tuple[int, bytes]], *, vcpu: int = 0) -> None:
         """Write several pieces, of at most half a packet each, in pipelined exchanges."""
@@ -147,17 +109,17 @@ class RspTarget:
         for begin in range(0, len(requests), _WRITE_BATCH):
             batch = requests[begin : begin + _WRITE_BATCH]
             for addr, data in batch:
-                _check_range(addr, len(data))
+                check_range(addr, len(data))
             writes = [Request(b"M%x,%x:%b" % (addr, len(data), data.hex().encode())) for addr, data in batch]
             for (addr, data), reply in zip(batch, self._exchange(*writes), strict=True):
                 if reply.startswith(b"E"):
                     raise MemoryFault(addr, len(data), "write")
-                _check_ok(reply, "writing memory")
+                check_ok(reply, "writing memory")
 
     def read_physical(self, addr: int, size_bytes: int) -> bytes:
         """Read guest physical memory, device registers included. QEMU reads zeros where nothing answers."""
         self._need_stopped("reading physical memory")
-        self._queue(b"Qqemu.PhyMemMode:1", lambda reply: _check_ok(reply, "switching to physical memory"))
+        self._queue(b"Qqemu.PhyMemMode:1", lambda reply: check_ok(reply, "switching to physical memory"))
         (data,) = self._read_pieces([(addr, size_bytes)], tail=b"Qqemu.PhyMemMode:0")
         if isinstance(data, MemoryFault):
             raise data
@@ -166,16 +128,16 @@ class RspTarget:
     def insert_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
         """Plant a breakpoint. Sent with the next exchange; a refusal comes there."""
         self._need_stopped("planting a breakpoint")
-        _check_range(addr, 1)
-        self._queue(b"Z%d,%x,1" % (_BREAKPOINT_TYPE[kind], addr), lambda reply: _check_planted(reply, addr, kind))
+        check_range(addr, 1)
+        self._queue(b"Z%d,%x,1" % (_BREAKPOINT_TYPE[kind], addr), lambda reply: check_planted(reply, addr, kind))
 
     def remove_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
         """Remove a breakpoint. Sent with the next exchange."""
         self._need_stopped("removing a breakpoint")
-        _check_range(addr, 1)
+        check_range(addr, 1)
         self._queue(
             b"z%d,%x,1" % (_BREAKPOINT_TYPE[kind], addr),
-            lambda reply: _check_ok(reply, f"removing the breakpoint at {addr:#x}"),
+            lambda reply: check_ok(reply, f"removing the breakpoint at {addr:#x}"),
         )
 
     def resume(self, *, hold: Collection[int] = ()) -> None:
@@ -235,7 +197,7 @@ class RspTarget:
         request = Request(b"qRcmd," + command.encode().hex().encode())
         (reply,) = self._exchange(request)
         self._registers.clear()
-        _check_ok(reply, f"the monitor command {command!r}")
+        check_ok(reply, f"the monitor command {command!r}")
         try:
             return bytes.fromhex(request.output.decode("ascii")).decode("utf-8", "replace")
         except ValueError:
@@ -251,7 +213,7 @@ class RspTarget:
             # QEMU remembers from an earlier client (gdb) that processes are spoken of (QEMU 7.2 gdbstub.c,
             # handle_detach()), and wants to hear which.
             (reply,) = self._exchange(Request(b"D;1"))
-        _check_ok(reply, "detaching")
+        check_ok(reply, "detaching")
         self._state = TargetState.DETACHED
         self._session.close()
 
@@ -261,12 +223,6 @@ class RspTarget:
         if self._state is not TargetState.DETACHED:
             self._lose("the connection was closed")
 
-    def __enter__(self) -> RspTarget:
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
-
     # Connecting.
 
     def _handshake(self) -> None:
@@ -275,7 +231,7 @@ class RspTarget:
         # is dropped by _start_clean.
         self._session.interrupt()
         (features,) = self._session.exchange([Request(b"qSupported:xmlRegisters=i386")])
-        self._chunk_bytes = _packet_size(features) // 2 - 32
+        self._chunk_bytes = packet_size(features) // 2 - 32
         self._layout = read_layout(self._read_annex)
         self._vcpus = tuple(sorted(map(parse_thread, self._session.threads())))
         (reply,) = self._session.exchange([Request(b"?", stop_is_reply=True)])
@@ -293,43 +249,8 @@ class RspTarget:
             if reply[:1] == b"l":
                 return text
 
-    # State.
-
-    def _need(self, required: TargetState, what: str) -> None:
-        if self._state is TargetState.LOST:
-            raise TargetLost(self._lost_why)
-        if self._state is not required:
-            raise StateError(what, self._state.value, required.value)
-
-    def _need_stopped(self, what: str) -> None:
-        self._need(TargetState.STOPPED, what)
-
-    def _known(self, vcpu: int) -> int:
-        if vcpu not in self._vcpus:
-            raise UsageError(f"there is no vCPU {vcpu}; the guest has {len(self._vcpus)}")
-        return vcpu
-
-    def _lose(self, why: str) -> None:
-        if self._state is not TargetState.LOST:
-            self._state, self._lost_why = TargetState.LOST, why
-
-    @contextmanager
-    def _lost_on_close(self) -> Iterator[None]:
-        try:
-            yield
-        except ConnectionClosed as error:
-            # The last thing a stub says may be why it left.
-            self._lose(self._last_words() or str(error))
-            raise TargetLost(self._lost_why) from error
-        except TargetLost as error:
-            self._lose(error.why)
-            raise
-        except (ProtocolError, TransportTimeout) as error:
-            # What it would say next cannot be trusted to belong to what we ask next.
-            self._lose(f"its gdbstub failed ({error})")
-            raise
-
-    def _last_words(self) -> str:
+    # The last thing that a stub says may be why it left.
+    def _last_words(self, error: ConnectionClosed) -> str:
         for report in self._session.reports:
             try:
                 parse_report(report)
@@ -337,7 +258,7 @@ class RspTarget:
                 return last.why
             except TargetError:
                 continue
-        return ""
+        return str(error)
 
     # Exchanges.
 
@@ -346,7 +267,7 @@ class RspTarget:
 
     def _select_later(self, vcpu: int) -> None:
         if self._selected != vcpu:
-            self._queue(b"Hg%x" % (vcpu + 1), lambda reply: _check_ok(reply, f"selecting vCPU {vcpu}"))
+            self._queue(b"Hg%x" % (vcpu + 1), lambda reply: check_ok(reply, f"selecting vCPU {vcpu}"))
             self._selected = vcpu
 
     def _exchange(self, *requests: Request) -> list[bytes]:
@@ -393,10 +314,6 @@ class RspTarget:
                 if parse_report(report).kind is not StopKind.INTERRUPT:
                     raise ProtocolError("the gdbstub reports a second stop of a stopped guest", report)
 
-    def _stop_now(self) -> None:
-        self.interrupt()
-        self.wait(Deadline(_STOP_SEC))
-
     def _go(self, packet: bytes) -> None:
         self._registers.clear()
         self._selected = None
@@ -420,7 +337,7 @@ class RspTarget:
     def _read_pieces(self, pieces: Sequence[tuple[int, int]], tail: bytes = b"") -> list[bytes | MemoryFault]:
         reads: list[list[Request]] = []
         for addr, size_bytes in pieces:
-            _check_range(addr, size_bytes)
+            check_range(addr, size_bytes)
             reads.append(
                 [
                     Request(b"m%x,%x" % (addr + at, min(self._chunk_bytes, size_bytes - at)))
@@ -430,50 +347,5 @@ class RspTarget:
         last = [Request(tail)] if tail else []
         replies = self._exchange(*(request for piece in reads for request in piece), *last)
         if tail:
-            _check_ok(replies[-1], tail.decode())
-        return [_joined(addr, size_bytes, piece) for (addr, size_bytes), piece in zip(pieces, reads, strict=True)]
-
-
-def _joined(addr: int, size_bytes: int, piece: Sequence[Request]) -> bytes | MemoryFault:
-    data = bytearray()
-    for request in piece:
-        reply = request.reply or b""
-        if reply.startswith(b"E"):
-            return MemoryFault(addr, size_bytes)
-        try:
-            data += bytes.fromhex(reply.decode("ascii"))
-        except ValueError:
-            raise ProtocolError("the gdbstub answered a memory read with something else", reply) from None
-    if len(data) != size_bytes:
-        raise ProtocolError(f"the gdbstub sent {len(data)} bytes of memory, not {size_bytes}", bytes(data[:64]))
-    return bytes(data)
-
-
-def _packet_size(features: bytes) -> int:
-    for feature in features.split(b";"):
-        key, _, value = feature.partition(b"=")
-        if key == b"PacketSize":
-            try:
-                # A stub that can do less cannot send the registers, and none needs more to be fast.
-                return max(1024, min(int(value, 16), 1 << 17))
-            except ValueError:
-                break
-    raise ProtocolError("the peer does not answer as a gdbstub does", features)
-
-
-def _check_ok(reply: bytes, what: str) -> None:
-    if reply != b"OK":
-        raise ProtocolError(f"the gdbstub refused {what}" if reply else f"the gdbstub cannot do {what}", reply)
-
-
-def _check_planted(reply: bytes, addr: int, kind: BreakpointKind) -> None:
-    if reply != b"OK":
-        why = f"the gdbstub answered {reply!r}" if reply else f"the gdbstub has no {kind.value} breakpoints"
-        raise BreakpointRefused(addr, why)
-
-
-def _check_range(addr: int, size_bytes: int) -> None:
-    if not 0 <= addr <= MASK64 or size_bytes < 0:
-        raise UsageError(f"{addr:#x} with {size_bytes} bytes is no address range")
-    if addr + size_bytes > MASK64 + 1:
-        raise MemoryFault(addr, size_bytes)
+            check_ok(replies[-1], tail.decode())
+        return [joined(addr, size_bytes, piece) for (addr, size_bytes), piece in zip(pieces, reads, strict=True)]
