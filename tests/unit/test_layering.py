@@ -53,7 +53,7 @@ EMU_FOR_ENGINE = {"dispatch": {"emu.deadline"}, "target": {"emu.deadline"}, "ker
                   "transport": {"emu.deadline", "emu.pdeathsig"}}  # fmt: skip
 # Libraries that one place of ours wraps.
 DOORS = {
-    "capstone": {"fprobe_gdb/kernel/sites.py"},
+    "capstone": {"fprobe_gdb/kernel/sites.py", "fprobe_gdb/kernel/displace.py"},
     "drgn": {f"fprobe_gdb/kernel/drgn/{name}.py" for name in ("types", "objects", "symbols", "program")},
     "pygdbmi": {"fprobe_gdb/transport/mi.py", "fprobe_gdb/transport/mi_session.py"},
     "pexpect": {"emu/console.py"},
