@@ -66,6 +66,8 @@ class Machine:
         #: The guest's RAM, where it is shared: a physical address below 3 GiB is the offset. Writes to code that the
         #: guest has executed are not seen by TCG's translations. Valid until :meth:`shutdown`.
         self.ram: mmap.mmap | None = None
+        #: The file behind it, -1 for none: which pages the guest has ever touched is its data, the rest are holes.
+        self.ram_fd = -1
         #: Readable when the guest has written to port 0xe9, where there is a doorbell. Closed by :meth:`shutdown`.
         self.doorbell: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -115,9 +117,10 @@ class Machine:
         for end in (self._agent, self._qmp, self.gdb_socket, self.gdb_qmp_socket, self.doorbell, self.ram):
             if end is not None:
                 end.close()
-        if self._stderr_fd >= 0:
-            os.close(self._stderr_fd)
-            self._stderr_fd = -1
+        for fd in (self._stderr_fd, self.ram_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._stderr_fd = self.ram_fd = -1
         self.unlink_gdb_socket()
 
     def poll(self) -> int | None:
@@ -264,6 +267,7 @@ class Machine:
             theirs.append(ram_fd)
             os.ftruncate(ram_fd, self.spec.memory_mib << 20)
             self.ram = mmap.mmap(ram_fd, self.spec.memory_mib << 20)
+            self.ram_fd = os.dup(ram_fd)
         doorbell_fd = None
         if self.spec.doorbell:
             self.doorbell, doorbell_fd = pair()

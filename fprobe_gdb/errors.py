@@ -39,8 +39,8 @@
     ├── ZoneError                  the trampolines' landing zone cannot be had in this guest
     ├── PlantRefused               a function cannot be given a trampoline; has .ip
     │   ├── SiteUnmapped           its location is not mapped
-    │   ├── SiteNoFentry           it has no fentry instruction
-    │   ├── SiteInUse              the guest's own tracer holds its fentry instruction
+    │   ├── SiteEntryCode          it runs before the kernel's stack and per-CPU data are there
+    │   ├── SiteNoRoom             the landing zone has no room for its stub
     │   └── SiteOutOfReach         a call from there does not reach the landing zone
     ├── GuestCallError             k.call() could not run a guest function, or it did not come back
     ├── GuestPanic                 the guest's kernel panicked; has .console_tail
@@ -78,8 +78,8 @@ __all__ = [
     "ProbeError",
     "ProbeNotFound",
     "ProtocolError",
-    "SiteInUse",
-    "SiteNoFentry",
+    "SiteEntryCode",
+    "SiteNoRoom",
     "SiteOutOfReach",
     "SiteUnmapped",
     "StaleValue",
@@ -426,28 +426,22 @@ class SiteUnmapped(PlantRefused):
         super().__init__(ip, "there is no memory; was it freed after boot (__init), or its module unloaded?")
 
 
-class SiteNoFentry(PlantRefused):
-    """The function has no fentry instruction to replace."""
+class SiteEntryCode(PlantRefused):
+    """The location is in the kernel's entry code, where a pad could not work."""
 
-    def __init__(self, ip: int, code: bytes) -> None:
+    def __init__(self, ip: int) -> None:
         super().__init__(
             ip,
-            f"the code there ({code.hex(' ')}) is no fentry instruction; such functions need breakpoints "
-            '(--dispatch breakpoint, dispatch="breakpoint")',
+            "it is entry code, which runs before the kernel's own stack and per-CPU data are there; such code needs "
+            'breakpoints (--dispatch breakpoint, dispatch="breakpoint")',
         )
-        self.code = code
 
 
-class SiteInUse(PlantRefused):
-    """The guest's own ftrace, kprobe or live patch holds the fentry instruction."""
+class SiteNoRoom(PlantRefused):
+    """The landing zone has no room left for the stub of a function without a free fentry instruction."""
 
-    def __init__(self, ip: int, to: int) -> None:
-        super().__init__(
-            ip,
-            f"the guest's own tracer has put a call to {to:#x} there; end it "
-            "(echo nop > /sys/kernel/tracing/current_tracer), or use breakpoints (--dispatch breakpoint)",
-        )
-        self.to = to
+    def __init__(self, ip: int) -> None:
+        super().__init__(ip, "the landing zone has no room for its stub; probe fewer functions at once")
 
 
 class SiteOutOfReach(PlantRefused):

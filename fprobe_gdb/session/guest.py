@@ -463,8 +463,10 @@ class Kernel(GuestView):
         try:
             if not isinstance(self.machine, Machine):
                 raise ZoneError("the memory of a guest that was attached to is not shared with us")
-            percpu, answer_sec = self._percpu, self.options.answer_sec
-            self._dispatch = open_trampolines(self.machine, self.target, self._core, self.symbols, percpu, answer_sec)
+            self._dispatch = open_trampolines(
+                self.machine, self.target, self._core, self.records, self.knowledge, self.slide,
+                answer_sec=self.options.answer_sec,
+            )  # fmt: skip
             self._dispatch.watches = self._listeners
         except ZoneError as error:
             if asked == "trampoline":

@@ -7,6 +7,8 @@ is device memory, and writes to code, which TCG would not notice: those go throu
 from __future__ import annotations
 
 import mmap
+import os
+from collections.abc import Iterator, Set
 
 from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.registers import MASK64
@@ -31,10 +33,12 @@ class GuestRam:
     """Guest memory by virtual or physical address.
 
     :param ram: all of it, as QEMU's memory backend has it.
+    :param fd: the file behind it, which tells what the guest has touched; -1 when it is not at hand.
     """
 
-    def __init__(self, ram: mmap.mmap) -> None:
+    def __init__(self, ram: mmap.mmap, fd: int = -1) -> None:
         self._ram = ram
+        self._fd = fd
         #: All of it, byte by byte; index by :meth:`offset`.
         self.view = memoryview(ram)
         #: The same by 64-bit words, each of which is read and written in one piece.
@@ -78,6 +82,28 @@ class GuestRam:
         if data and self.offset(addr + len(data) - 1) != begin + len(data) - 1:
             raise MemoryFault(addr, len(data))
         self._ram[begin : begin + len(data)] = data
+
+    def find_words(self, wanted: Set[int]) -> set[int]:
+        """Which of these values any aligned 64-bit word of the RAM holds. Some 50 ns for each word that is in use."""
+        found: set[int] = set()
+        for begin, end in self._touched():
+            found.update(frozenset(wanted).intersection(self.words[begin >> 3 : end >> 3]))
+        return found
+
+    # The parts of the file that are no holes: looking at a hole would fill it.
+    def _touched(self) -> Iterator[tuple[int, int]]:
+        if self._fd < 0:
+            yield 0, self._size_bytes
+            return
+        at = 0
+        while at < self._size_bytes:
+            try:
+                at = os.lseek(self._fd, at, os.SEEK_DATA)
+            except OSError:
+                return
+            end = os.lseek(self._fd, at, os.SEEK_HOLE)
+            yield at, end
+            at = end
 
     # Section: virtual addresses
 

@@ -268,9 +268,9 @@ def test_unregister_while_a_task_sleeps_in_the_function(guest_of_each_dispatch: 
 
 @KERNELS
 @pytest.mark.parametrize("backend", ["rsp", "gdb"])
-def test_functions_without_fentry(guest: Guest, kernel: str, backend: str) -> None:
+def test_functions_without_fentry(guest_of_each_dispatch: Guest, kernel: str, backend: str) -> None:
     """An assembly function and a noinstr one, probed at their first instruction and stepped over correctly."""
-    k = guest(kernel=kernel, backend=backend)
+    k = guest_of_each_dispatch(kernel=kernel, backend=backend)
     with pytest.raises(InvalidProbe, match="no fentry"):
         k.register_fprobe(Fprobe(lambda *_: None), "__sw_hweight32")
     results: list[int] = []

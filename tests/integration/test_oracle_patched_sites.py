@@ -62,9 +62,11 @@ class Sites:
 
 @pytest.mark.gdb
 @pytest.mark.parametrize(("name", "backend", "tracers"), CASES, ids=lambda word: word)
-def test_both_see_every_call(guest: Callable[..., Kernel], name: str, backend: str, tracers: str) -> None:
+def test_both_see_every_call(
+    guest_of_each_dispatch: Callable[..., Kernel], name: str, backend: str, tracers: str
+) -> None:
     """A breakpoint on an instruction that the guest's tracer has made a call: both count all, and the guest lives."""
-    k = guest(kernel=name, backend=backend, smp=2, breakpoint="sw")
+    k = guest_of_each_dispatch(kernel=name, backend=backend, smp=2, breakpoint="sw")
     functions, events = TRACERS[tracers]
     with tracing(k, functions=functions, events=events) as tracer:
         sites = Sites(k)
@@ -85,9 +87,9 @@ def test_both_see_every_call(guest: Callable[..., Kernel], name: str, backend: s
     assert sites.now() == NOP
 
 
-def test_our_probe_comes_first_and_the_tracer_second(guest: Callable[..., Kernel]) -> None:
+def test_our_probe_comes_first_and_the_tracer_second(guest_of_each_dispatch: Callable[..., Kernel]) -> None:
     """The guest patches a location that has our breakpoint, and restores it, three times: each call is counted."""
-    k = guest(kernel="6.1", backend="rsp", smp=2, breakpoint="sw")
+    k = guest_of_each_dispatch(kernel="6.1", backend="rsp", smp=2, breakpoint="sw")
     with tracing(k, functions=[FUNCTION]) as tracer:
         run(k, f"echo nop >{TRACING}/current_tracer")
         sites = Sites(k)
@@ -104,9 +106,9 @@ def test_our_probe_comes_first_and_the_tracer_second(guest: Callable[..., Kernel
 
 
 @pytest.mark.parametrize("name", ["6.1", "6.12"])
-def test_calls_while_the_guest_patches(guest: Callable[..., Kernel], name: str) -> None:
+def test_calls_while_the_guest_patches(guest_of_each_dispatch: Callable[..., Kernel], name: str) -> None:
     """One task calls all the time while another switches the tracer on and off: half patched sites are passed, too."""
-    k = guest(kernel=name, backend="rsp", smp=2, breakpoint="sw")
+    k = guest_of_each_dispatch(kernel=name, backend="rsp", smp=2, breakpoint="sw")
     # Two calls of its own in each state, so that both are met; the other's hundred come whenever they come.
     switch = "; ".join(f"echo {tracer} >current_tracer; workload calls 2" for tracer in ("nop", "function") * 3)
     with tracing(k, functions=[FUNCTION]):

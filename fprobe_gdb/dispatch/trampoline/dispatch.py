@@ -21,13 +21,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from emu.deadline import Deadline
+from fprobe_gdb.dispatch.advance import skip_length
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.clock import GuestClock
 from fprobe_gdb.dispatch.cpu_state import CpuState, PerCpuOffsets
 from fprobe_gdb.dispatch.trampoline.pads import CallPads, Kind, call_pads
+from fprobe_gdb.dispatch.trampoline.plans import Planner
 from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.returns import Returns
+from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
 from fprobe_gdb.dispatch.trampoline.slots import Posted, Slots
+from fprobe_gdb.dispatch.trampoline.text_filter import TextFilters
+from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard, filtered
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
 from fprobe_gdb.dispatch.trampoline.zone import Zone
 from fprobe_gdb.errors import GuestCallError, MemoryFault, PlantRefused, StateError, WaitTimeout
@@ -51,7 +56,10 @@ _NAP_SEC = 0.05
 # Giving our turn away takes longer than this where somebody else has used it; for how long to believe that.
 _YIELD_NS = 20_000
 _CONTENDED_NS = 50_000_000
+_STEP_SEC = 10.0
 _FENTRY_BYTES = 5
+
+Read = Callable[[int, int], bytes]
 
 
 # A hit whose handlers are running. The function that a handler calls may end on another vCPU: then ``at`` is newer.
@@ -72,6 +80,8 @@ class TrampolineDispatch:
     :param zone: mapped, and not used by anybody else.
     :param doorbell: what the guest's writes to the doorbell port come out of.
     :param kernel_cr3: physical address of a page table root that stays and maps the kernel.
+    :param make_planner: given how to read the kernel's memory, and the pad.
+    :param guarded: locations of :data:`.text_guard.GUARDED`.
     """
 
     name = "trampoline"
@@ -87,7 +97,8 @@ class TrampolineDispatch:
         kernel_cr3: int,
         offsets: PerCpuOffsets,
         cpu_number: int | None,
-        fentry_addr: int | None,
+        make_planner: Callable[[Read, int], Planner],
+        guarded: Mapping[str, int],
         tsc_khz: int,
         task_dead_ip: int | None = None,
         answer_sec: float = DEFAULT_ANSWER_SEC,
@@ -104,7 +115,16 @@ class TrampolineDispatch:
         self._watched: Mapping[int, Callable[[CpuState], None]] = {}
         self.pads: CallPads = call_pads(zone, offsets, cpu_number)
         self._kernel_cr3 = kernel_cr3
-        self.planter = Planter(target, lambda *where: ram.read(kernel_cr3, *where), self.pads.entry, fentry_addr)
+        self._filters = TextFilters.make(zone, self.pads.entry)
+        pads = filtered(self._filters, guarded)
+
+        def pad_of(ip: int) -> int:
+            return pads.get(ip, self.pads.entry)
+
+        self._stubs = SiteStubs(ram, zone, pad_of, zone.site_stubs + len(self._filters.code))
+        self.planner = make_planner(lambda *where: ram.read(kernel_cr3, *where), self.pads.entry)
+        self.planter = Planter(target, self.planner, self._stubs, pad_of, ram.find_words)
+        self._guard = TextGuard(self.planter, ram, zone, guarded, self._halt_if_running)
         self.returns = Returns(ram, zone)
         self._tsc = TscClock(tsc_khz)
         self._slots = Slots(ram, zone)
@@ -127,6 +147,7 @@ class TrampolineDispatch:
         ram.write_physical(zone.physical, bytes(zone.size_bytes))
         ram.write_physical(zone.physical_of(zone.code), self.pads.code)
         ram.write_physical(zone.physical_of(zone.stubs), self.pads.stubs(zone))
+        ram.write_physical(zone.physical_of(zone.site_stubs), self._filters.code)
         self._set_word(Zone.BOUND_TSC, self._tsc.counts(int(answer_sec * 1e9)))
 
     # Section: running the guest
@@ -212,6 +233,7 @@ class TrampolineDispatch:
             limit = deadline.within(_NAP_SEC) if sleeping else Deadline(0)
             stop = self.target.wait(limit, (*wake, self._doorbell.fileno()))
             if stop is not None:
+                self._note_stop()
                 return True, None
         except WaitTimeout:
             if deadline.expired:
@@ -227,11 +249,33 @@ class TrampolineDispatch:
         self._tsc.forget()
         self._set_word(Zone.HOST_AWAY, 0)
         self.epoch += 1
+        self._pass_breakpoints()
         self.target.resume()
+
+    # No vCPU is resumed at a breakpoint: it is sent into the stub of its location, or past it.
+    def _pass_breakpoints(self) -> None:
+        moved = self.planter.has_breakpoints
+        while moved:
+            moved = False
+            for vcpu, ip in enumerate(self.target.instruction_pointers()):
+                if (where := self.planter.pass_on(ip)) is None:
+                    continue
+                to, steps = where
+                self.target.write_registers(vcpu, {"ip": to})
+                if steps:
+                    self.target.step(vcpu, Deadline(_STEP_SEC))
+                moved = True
+
+    def _halt_if_running(self) -> None:
+        if self.target.state is TargetState.RUNNING:
+            self._halt()
 
     def _halt(self) -> None:
         self.target.interrupt()
         self.target.wait(Deadline(_STOP_SEC))
+        self._note_stop()
+
+    def _note_stop(self) -> None:
         now_ns = self._guest_now_ns()
         self.clock.ran(now_ns - self._resumed[0])
         self._resumed = (now_ns, None)
@@ -259,8 +303,16 @@ class TrampolineDispatch:
             wanted.add(self.task_dead_ip)
         self._watched = self.watches()
         wanted.update(self._watched)
-        self.planter.unplant(set(self.planter.ips) - wanted)
-        self.planter.plant(wanted)
+        if wanted:
+            wanted |= self._guard.ips
+        changed = wanted != self.planter.ips
+        if changed:
+            # What the guest believes to be queued must not get lost with the locations.
+            self._guard.flush()
+            self.planter.unplant(set(self.planter.ips) - wanted)
+            self.planter.plant(wanted)
+        if changed or added or removed:
+            self._guard.planted(self._wanted)
 
     def admit(self, ips: Collection[int]) -> None:
         """See :meth:`.base.Dispatch.admit`."""
@@ -268,6 +320,7 @@ class TrampolineDispatch:
 
     def withdraw(self) -> None:
         """Take everything out of the stopped guest: sites get their bytes back, return slots their addresses."""
+        self._guard.flush()
         self.planter.unplant_all()
         for call in self.returns.all():
             stub = self.zone.stub(call.node).to_bytes(8, "little")
@@ -297,10 +350,12 @@ class TrampolineDispatch:
             self.stopped_ns += time.monotonic_ns() - started_ns
 
     def _entry(self, posted: Posted) -> None:
-        ip, frame, task, slot_word = posted.ip, posted.sp, posted.task, posted.ret_ip
+        planted, frame, task, slot_word = posted.ip, posted.sp, posted.task, posted.ret_ip
+        ip = self._stubs.ip_of(planted)
+        behind = ip + (_FENTRY_BYTES if ip == planted else skip_length(self.planter.own(ip)))
         hooked = self.returns.find(slot_word)
         ret_ip = hooked.ret_addr if hooked else slot_word
-        regs = PtRegs(posted.registers, Side.ENTRY, ip + _FENTRY_BYTES, ret_ip)
+        regs = PtRegs(posted.registers, Side.ENTRY, behind, ret_ip)
         hit = self._hit(posted, regs, ip, frame, ret_ip)
         if self.returns.full:
             self.core.lose(hit, MissReason.HOST_AWAY)
@@ -319,6 +374,8 @@ class TrampolineDispatch:
             if sp is not None:
                 # The call is skipped: its return happens now, through the stub where somebody waits for it.
                 to = new_ret or slot_word
+        if to is None and ip in self._guard.ips and (result := self._guarded(ip, posted, writes)) is not None:
+            writes, to, sp = {**writes, "ax": result}, new_ret or slot_word, frame + 8
         self._finish(posted, writes, to=to, new_ret=new_ret, sp=sp)
 
     def _task_dead(self, task: int) -> None:
@@ -326,6 +383,14 @@ class TrampolineDispatch:
         self._waited_ns.pop(task, None)
         for call in self.returns.of_task(task):
             self.returns.free(call)
+
+    # What a function that touches text has to return at once, as we have done its work.
+    def _guarded(self, ip: int, posted: Posted, writes: dict[str, int]) -> int | None:
+        try:
+            return self._guard.entered(ip, posted, {**posted.registers, **writes})
+        except PlantRefused as error:
+            self._fail(error)
+            return 0
 
     def _exit(self, posted: Posted) -> None:
         call = self.returns.find(posted.ip - _FENTRY_BYTES)
@@ -405,6 +470,7 @@ class TrampolineDispatch:
         entries = self._word(Zone.LOST_ENTRIES)
         for number in range(self._lost_seen, entries):
             ip = self._word(Zone.LOST_LOG + 8 * number) - _FENTRY_BYTES if number < Zone.LOST_LOG_WORDS else 0
+            ip = self._stubs.ip_of(ip)
             regs = PtRegs(dict.fromkeys(REGISTERS, 0), Side.ENTRY, ip, 0)
             self.core.lose(Hit(ip, 0, 0, 0, 0, regs, time_ns=self.clock.last_ns), MissReason.HOST_AWAY)
         self._lost_seen = entries
@@ -447,8 +513,10 @@ class TrampolineDispatch:
     def read_memory(self, addr: int, size_bytes: int) -> bytes:
         """See :meth:`.base.Dispatch.read_memory`."""
         if self._handling:
-            return self.ram.read(self._handling[-1].at.cr3, addr, size_bytes)
-        return self.target.read_memory(addr, size_bytes)
+            data = self.ram.read(self._handling[-1].at.cr3, addr, size_bytes)
+        else:
+            data = self.target.read_memory(addr, size_bytes)
+        return self.planter.as_guest_sees(addr, data)
 
     def write_memory(self, addr: int, data: bytes) -> None:
         """See :meth:`.base.Dispatch.write_memory`."""
@@ -517,6 +585,7 @@ class TrampolineDispatch:
             if other is None:
                 try:
                     if self.target.wait(Deadline(0), ()) is not None:
+                        self._note_stop()
                         return
                 except WaitTimeout:
                     pass

@@ -5,11 +5,12 @@ kernel text: nothing here depends on how it got there (:mod:`~fprobe_gdb.dispatc
 
 ::
 
-    code    2 MiB, executable, read-only: pads, then one stub for each node
+    code    2 MiB, executable, read-only: pads, then one stub for each node, then stubs of single sites
     data    2 MiB, not executable:
               page 0          words that host and pads share, the states of the slots
               SLOTS_OFFSET    slots: one for each hit that waits for the host
               NODES_OFFSET    nodes: one for each call in flight whose return address is replaced
+              FILTER          which addresses the guest may touch without asking
     ring    the rest: records
 
 Data never shares a page with code: TCG translates a page anew when something writes next to code (QEMU 7.2
@@ -34,12 +35,14 @@ NODE_BYTES = 64
 STUB_BYTES = 8
 
 _STUBS_OFFSET = 1 << 18
+_SITE_STUBS_OFFSET = 1 << 20
 _SLOTS_OFFSET = 1 << 12
 _LOST_LOG_OFFSET = 1 << 17
 _NODES_OFFSET = 1 << 18
+_FILTER_OFFSET = 3 << 19
 assert _SLOTS_OFFSET + SLOTS * SLOT_BYTES <= _LOST_LOG_OFFSET
-assert _STUBS_OFFSET + MAX_NODES * STUB_BYTES <= HUGE_BYTES
-assert _NODES_OFFSET + MAX_NODES * NODE_BYTES <= HUGE_BYTES
+assert _STUBS_OFFSET + MAX_NODES * STUB_BYTES <= _SITE_STUBS_OFFSET
+assert _NODES_OFFSET + MAX_NODES * NODE_BYTES <= _FILTER_OFFSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,11 @@ class Zone:
     LOST_EXITS = 0x2C0
     LOST_LOG = _LOST_LOG_OFFSET
     LOST_LOG_WORDS = 4096
+    #: A byte for each 16 bytes of text, modulo so many: not 0 where something is planted.
+    FILTER = _FILTER_OFFSET
+    FILTER_BYTES = 1 << 16
+    #: A byte: not 0 when the host wants to be asked anyway.
+    FILTER_OFF = _FILTER_OFFSET + (1 << 16)
 
     @property
     def stubs(self) -> int:
@@ -76,6 +84,16 @@ class Zone:
     def stubs_end(self) -> int:
         """Behind the last stub."""
         return self.stubs + MAX_NODES * STUB_BYTES
+
+    @property
+    def site_stubs(self) -> int:
+        """Virtual address of the room for stubs of single sites."""
+        return self.code + _SITE_STUBS_OFFSET
+
+    @property
+    def site_stubs_end(self) -> int:
+        """Where it ends."""
+        return self.code + HUGE_BYTES
 
     @property
     def slots(self) -> int:

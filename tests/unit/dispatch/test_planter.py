@@ -1,28 +1,58 @@
-"""Planting: what is written where, what is refused and why, and that a refusal changes nothing."""
+"""Planting: what is written where, what is refused and why, and that the guest gets its own bytes back."""
 
 from __future__ import annotations
 
+import mmap
+
 import pytest
 
+from fprobe_gdb.dispatch.trampoline.plans import Planner, Way
 from fprobe_gdb.dispatch.trampoline.planter import Planter
-from fprobe_gdb.errors import MemoryFault, PlantRefused, SiteInUse, SiteNoFentry, SiteOutOfReach, SiteUnmapped
+from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
+from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
+from fprobe_gdb.errors import MemoryFault, PlantRefused, SiteEntryCode, SiteNoRoom, SiteOutOfReach, SiteUnmapped
+from fprobe_gdb.kernel.symbols import Symbol, SymbolTable
+from fprobe_gdb.target.base import BreakpointKind
+from fprobe_gdb.target.guest_ram import GuestRam
 
 TEXT = 0xFFFFFFFF81000000
+ENTRY_TEXT = TEXT + 0x800
 PAD = 0xFFFFFFFF83C00000
 FENTRY = TEXT + 0x9000
+TRACER = 0xFFFFFFFFA0001000
+IP = TEXT + 0x40
 NOPS = [bytes.fromhex(nop) for nop in ("0f1f440000", "6666666690", "3e8d742600")]
+#: push r15; push r14; push r13: two instructions begin inside.
+PUSHES = bytes.fromhex("415741564155")
+RET = b"\xc3"
+
+
+def branch(opcode: int, ip: int, to: int) -> bytes:
+    return bytes([opcode]) + (to - ip - 5).to_bytes(4, "little", signed=True)
 
 
 def call(ip: int, to: int) -> bytes:
-    return b"\xe8" + (to - ip - 5).to_bytes(4, "little", signed=True)
+    return branch(0xE8, ip, to)
 
 
 class Text:
-    """Kernel text, and a debugger that writes to it."""
+    """A page of kernel text with a function each 64 bytes, and a debugger."""
 
-    def __init__(self) -> None:
-        self.bytes = bytearray(b"\x90" * 0x1000)
-        self.planter = Planter(self, self.read, PAD, FENTRY)  # type: ignore[arg-type]
+    def __init__(self, *, pad: int = PAD, room_bytes: int | None = None) -> None:
+        self.bytes = bytearray(b"\xcc" * 0x1000)
+        self.breakpoints: set[int] = set()
+        self.ips = [0, 0]
+        self.words: set[int] = set()
+        functions = [Symbol(f"f{at:x}", TEXT + at, "t") for at in range(0, 0x1000, 0x40)]
+        names = (("__entry_text_start", 0), ("__entry_text_end", 0x40))
+        entry = [Symbol(name, ENTRY_TEXT + at, "T") for name, at in names]
+        bounds = [Symbol("_stext", TEXT, "T"), Symbol("__fentry__", FENTRY, "T"), Symbol("_end", PAD, "B")]
+        zone = Zone(0, 2 * HUGE_BYTES, PAD & -HUGE_BYTES, (PAD & -HUGE_BYTES) + HUGE_BYTES)
+        self.zone, self.ram = zone, GuestRam(mmap.mmap(-1, zone.size_bytes))
+        start = zone.site_stubs if room_bytes is None else zone.site_stubs_end - room_bytes
+        self.planner = Planner(self.read, pad, SymbolTable([*functions, *entry, *bounds]))
+        self.stubs = SiteStubs(self.ram, zone, lambda ip: pad, start)
+        self.planter = Planter(self, self.planner, self.stubs, lambda ip: pad, self.words.intersection)  # type: ignore[arg-type]
 
     def read(self, addr: int, size_bytes: int) -> bytes:
         if not TEXT <= addr <= TEXT + len(self.bytes) - size_bytes:
@@ -36,25 +66,44 @@ class Text:
         for ip, code in requests:
             self.put(ip, code)
 
+    def insert_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
+        assert addr not in self.breakpoints
+        self.breakpoints.add(addr)
 
-@pytest.mark.parametrize("own", [*NOPS, call(TEXT + 0x40, FENTRY)], ids=["p6", "k8", "generic", "call"])
+    def remove_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
+        self.breakpoints.remove(addr)
+
+    def instruction_pointers(self) -> list[int]:
+        return self.ips
+
+    def stub(self) -> int:
+        """Where the jump at :data:`IP` leads to."""
+        code = self.read(IP, 5)
+        assert code[0] == 0xE9
+        return IP + 5 + int.from_bytes(code[1:], "little", signed=True)
+
+    def stub_code(self, stub: int, size_bytes: int) -> bytes:
+        return self.ram.read_physical(self.zone.physical_of(stub), size_bytes)
+
+
+@pytest.mark.parametrize("own", [*NOPS, call(IP, FENTRY)], ids=["p6", "k8", "generic", "call"])
 def test_plant_and_back(own: bytes) -> None:
     text = Text()
-    text.put(TEXT + 0x40, own)
+    text.put(IP, own)
     before = bytes(text.bytes)
-    text.planter.plant([TEXT + 0x40])
-    assert text.read(TEXT + 0x40, 5) == call(TEXT + 0x40, PAD)
-    assert (TEXT + 0x40) in text.planter
+    text.planter.plant([IP])
+    assert text.read(IP, 5) == call(IP, PAD)
+    assert IP in text.planter
     assert len(text.planter) == 1
-    text.planter.plant([TEXT + 0x40])
-    text.planter.unplant([TEXT + 0x40, TEXT + 0x80])
+    text.planter.plant([IP])
+    text.planter.unplant([IP, TEXT + 0x80])
     assert bytes(text.bytes) == before
     assert not text.planter.ips
 
 
 def test_all_at_once() -> None:
     text = Text()
-    ips = range(TEXT, TEXT + 0x1000, 16)
+    ips = range(TEXT, ENTRY_TEXT, 0x40)
     for ip in ips:
         text.put(ip, NOPS[0])
     before = bytes(text.bytes)
@@ -64,19 +113,102 @@ def test_all_at_once() -> None:
     assert bytes(text.bytes) == before
 
 
+def test_a_call_of_the_guests_tracer_is_shared() -> None:
+    """The stub calls our pad, and then the tracer's trampoline as if from the location."""
+    text = Text()
+    text.put(IP, call(IP, TRACER))
+    text.planter.plant([IP])
+    stub = text.stub()
+    pushed = b"\x68" + (IP + 5 - (1 << 64)).to_bytes(4, "little", signed=True)
+    assert text.stub_code(stub, 15) == call(stub, PAD) + pushed + branch(0xE9, stub + 10, TRACER)
+    assert text.stubs.ip_of(stub) == IP
+    text.planter.unplant_all()
+    assert text.read(IP, 5) == call(IP, TRACER)
+
+
+def test_first_instructions_are_moved() -> None:
+    text = Text()
+    text.put(IP, PUSHES + RET)
+    before = bytes(text.bytes)
+    text.planter.plant([IP])
+    stub = text.stub()
+    assert text.stub_code(stub, 16) == call(stub, PAD) + PUSHES + branch(0xE9, stub + 11, IP + 6)
+    assert text.planter.as_guest_sees(IP - 2, text.read(IP - 2, 12)) == before[IP - 2 - TEXT :][:12]
+    text.planter.unplant_all()
+    assert bytes(text.bytes) == before
+
+
+@pytest.mark.parametrize("where", ["a vCPU", "an interrupted task"])
+def test_nobody_must_stand_inside_what_is_moved(where: str) -> None:
+    text = Text()
+    text.put(IP, PUSHES + RET)
+    before = bytes(text.bytes)
+    if where == "a vCPU":
+        text.ips[1] = IP + 2
+    else:
+        text.words.add(IP + 4)
+    text.planter.plant([IP])
+    assert bytes(text.bytes) == before
+    assert "inside its first instructions" in text.planter.slow[IP]
+
+
 @pytest.mark.parametrize(
-    ("ip", "code", "error", "says"),
+    ("code", "why"),
     [
-        (TEXT + 0x40, bytes.fromhex("4157415641"), SiteNoFentry, "41 57 41 56 41"),
-        (TEXT + 0x40, call(TEXT + 0x40, TEXT - 0x1000), SiteInUse, hex(TEXT - 0x1000)),
-        (TEXT + 0x1000, b"", SiteUnmapped, "__init"),
+        (RET, "1 bytes long"),
+        (bytes.fromhex("ffd0") + RET * 8, "indirect call"),
+        (b"\xcc" * 6, "kprobe"),
+        # push rbp; nop; jmp to the nop, farther down
+        (bytes.fromhex("55900f1f00") + bytes.fromhex("ebfa"), "leads to its second"),
+        (bytes.fromhex("55900f1f00") + bytes.fromhex("ffe0"), "indirect jump"),
+        (bytes.fromhex("e3fe") + RET * 8, "does not reach"),
     ],
 )
-def test_refusals_change_nothing(ip: int, code: bytes, error: type[PlantRefused], says: str) -> None:
+def test_what_cannot_be_moved_gets_a_breakpoint(code: bytes, why: str) -> None:
+    """A vCPU that stops there goes through a stub, and is stepped over the instruction afterwards."""
+    text = Text()
+    text.put(IP, code)
+    if code == RET:
+        # Another function begins right behind it.
+        text.put(IP + 1, NOPS[0])
+    before = bytes(text.bytes)
+    text.planter.plant([IP])
+    assert bytes(text.bytes) == before
+    assert why in text.planter.slow[IP]
+    where = text.planter.pass_on(IP)
+    assert where is not None
+    stub, steps = where
+    assert (steps, text.stubs.ip_of(stub)) == (False, IP)
+    assert text.breakpoints == {IP, stub + 5}
+    assert text.planter.pass_on(stub + 5) == (IP, True)
+    assert text.stub_code(stub, 10) == call(stub, PAD) + branch(0xE9, stub + 5, IP)
+    text.planter.unplant([IP])
+    # A vCPU may still be in the pad.
+    assert text.planter.pass_on(stub + 5) == (IP, False)
+    text.planter.unplant_all()
+    assert not text.breakpoints
+
+
+def test_on_the_way_through_a_stub_while_the_guest_patches() -> None:
+    """Who was counted at the breakpoint is not counted again at what has been planted meanwhile."""
+    text = Text()
+    text.put(IP, b"\xcc" + NOPS[0][1:])
+    text.planter.plant([IP])
+    stub, _ = text.planter.pass_on(IP) or (0, False)
+    text.planter.rewrite([(IP, NOPS[0])])
+    assert text.planter.pass_on(stub + 5) == (IP + 5, False)
+    text.planter.rewrite([(IP, call(IP, TRACER))])
+    assert text.planter.pass_on(stub + 5) == (text.stub() + 5, False)
+    assert text.planter.pass_on(IP) is None
+
+
+@pytest.mark.parametrize(
+    ("ip", "error", "says"),
+    [(ENTRY_TEXT, SiteEntryCode, "entry code"), (TEXT + 0x1000, SiteUnmapped, "__init")],
+)
+def test_refusals_change_nothing(ip: int, error: type[PlantRefused], says: str) -> None:
     text = Text()
     text.put(TEXT, NOPS[0])
-    if code:
-        text.put(ip, code)
     before = bytes(text.bytes)
     with pytest.raises(error, match=says) as caught:
         text.planter.plant([TEXT, ip])
@@ -86,8 +218,59 @@ def test_refusals_change_nothing(ip: int, code: bytes, error: type[PlantRefused]
 
 
 def test_out_of_reach() -> None:
-    text = Text()
+    text = Text(pad=PAD + (3 << 30))
     text.put(TEXT, NOPS[0])
-    far = Planter(text, text.read, TEXT + (3 << 30))  # type: ignore[arg-type]
     with pytest.raises(SiteOutOfReach):
-        far.plant([TEXT])
+        text.planter.plant([TEXT])
+
+
+def test_no_room() -> None:
+    text = Text(room_bytes=32)
+    for ip in range(TEXT, TEXT + 0xC0, 0x40):
+        text.put(ip, call(ip, TRACER))
+    before = bytes(text.bytes)
+    with pytest.raises(SiteNoRoom):
+        text.planter.plant(range(TEXT, TEXT + 0xC0, 0x40))
+    assert bytes(text.bytes) == before
+    # Two fit, and go into the same stubs each time.
+    for _ in range(3):
+        text.planter.plant([TEXT, TEXT + 0x40])
+        text.planter.unplant_all()
+    assert bytes(text.bytes) == before
+
+
+def test_the_guest_patches_around_us() -> None:
+    """What it writes is what it reads, and what it gets back in the end."""
+    text = Text()
+    text.put(IP, NOPS[0])
+    text.planter.plant([IP])
+    assert text.planter.changes(IP, call(IP, TRACER))
+    assert not text.planter.changes(IP, NOPS[1])
+    text.planter.note(IP, NOPS[1])
+    assert text.planter.own(IP) == NOPS[1]
+    # As text_poke_bp_batch() does: an INT3, the rest, and at last the first byte.
+    for poke, way in (
+        ((IP, b"\xcc"), Way.BREAKPOINT),
+        ((IP + 1, call(IP, TRACER)[1:]), Way.BREAKPOINT),
+        ((IP, b"\xe8"), Way.JUMP),
+    ):
+        text.planter.rewrite([poke])
+        assert (IP in text.planter.slow) == (way is Way.BREAKPOINT)
+        guest = text.planter.as_guest_sees(IP, text.read(IP, 5))
+        assert guest[poke[0] - IP :][: len(poke[1])] == poke[1]
+    assert text.planter.own(IP) == call(IP, TRACER)
+    text.planter.rewrite([(IP, NOPS[0]), (TEXT + 0x80, NOPS[2])])
+    assert text.read(IP, 5) == call(IP, PAD)
+    assert text.read(TEXT + 0x80, 5) == NOPS[2]
+    text.planter.unplant_all()
+    assert text.read(IP, 5) == NOPS[0]
+
+
+def test_what_is_freed() -> None:
+    text = Text()
+    for ip in (IP, TEXT + 0x80):
+        text.put(ip, NOPS[0])
+    text.planter.plant([IP, TEXT + 0x80])
+    assert text.planter.drop(TEXT, TEXT + 0x80) == [IP]
+    assert text.read(IP, 5) == NOPS[0]
+    assert list(text.planter.ips) == [TEXT + 0x80]

@@ -1,0 +1,146 @@
+"""How a location can be made to ask us: decided from the bytes that are there. Reads the guest, writes nothing.
+
+A fentry NOP becomes ``call pad``. So does a call of ``__fentry__``, which does nothing but return. Everything else is
+moved into a stub, which calls the pad and then does what the moved instructions did; the location gets a jump to the
+stub. A call that the guest's own ftrace has put there is such an instruction, and so the two share the location. What
+cannot be moved gets a breakpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from fprobe_gdb.errors import MemoryFault, SiteEntryCode, SiteOutOfReach, SiteUnmapped
+from fprobe_gdb.kernel.displace import JUMP_BYTES, CannotDisplace, Head, branch_into, read_head
+from fprobe_gdb.kernel.patched_text import PatchedText
+from fprobe_gdb.kernel.sites import SiteKind, kind_of_site
+from fprobe_gdb.kernel.symbols import SymbolTable
+
+__all__ = ["Plan", "Planner", "Way"]
+
+_REACH = 1 << 31
+# The head of a function, behind its location: four bytes of instructions and one of up to 15.
+_HEAD_BYTES = 20
+# Longer ones are tables of code; looking through them takes too long.
+_LONGEST_BYTES = 1 << 16
+_ENTRY_TEXT = (("__entry_text_start", "__entry_text_end"), ("__irqentry_text_start", "__irqentry_text_end"))
+_INT3 = 0xCC
+
+Read = Callable[[int, int], bytes]
+
+
+class Way(Enum):
+    """What a location gets."""
+
+    #: ``call pad``.
+    CALL = "call"
+    #: ``jmp stub``; the stub calls the pad, and then does what stood at the location.
+    JUMP = "jump"
+    #: A breakpoint; who runs into it is sent to a stub, and the instruction is stepped afterwards.
+    BREAKPOINT = "breakpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How one location is planted."""
+
+    ip: int
+    way: Way
+    #: The guest's own bytes, as many as are replaced or moved.
+    own: bytes
+    #: What is moved.
+    head: Head | None = None
+    #: Why nothing better is possible.
+    why: str = ""
+
+
+class Planner:
+    """Decides for one kernel.
+
+    :param read: reads kernel memory, of the running guest too; raises MemoryFault.
+    :param pad: what planted locations call.
+    :param symbols: at the guest's addresses.
+    :param patched: at link addresses.
+    :param slide: what KASLR has added to these.
+    """
+
+    def __init__(
+        self, read: Read, pad: int, symbols: SymbolTable, patched: PatchedText | None = None, slide: int = 0
+    ) -> None:
+        self._read = read
+        self._pad = pad
+        self._symbols = symbols
+        self._patched = patched
+        self._slide = slide
+        self._fentry_addr = next(iter(symbols.addresses("__fentry__")), None)
+        self._entry_text = [
+            (start, stop)
+            for first, last in _ENTRY_TEXT
+            for start, stop in zip(symbols.addresses(first), symbols.addresses(last), strict=False)
+        ]
+        #: Whether instructions can be moved: not while the kernel still patches itself without telling.
+        self.may_move = True
+
+    def plan(self, ip: int, own: bytes | None = None) -> Plan:
+        """Decide how to plant a location.
+
+        :param own: what the guest thinks is there, at least :data:`JUMP_BYTES`, where that is not what is there.
+        :raise PlantRefused: it cannot be planted at all.
+        """
+        if any(start <= ip < stop for start, stop in self._entry_text):
+            raise SiteEntryCode(ip)
+        if not -_REACH <= self._pad - ip - JUMP_BYTES < _REACH:
+            raise SiteOutOfReach(ip, self._pad)
+        code = self._code(ip)
+        code = (own or b"") + code[len(own or b"") :]
+        insn = code[:JUMP_BYTES]
+        if self._fentry_addr is not None and kind_of_site(insn, ip, self._fentry_addr) in _FREE:
+            return Plan(ip, Way.CALL, insn)
+        try:
+            head = self._head(ip, code)
+        except CannotDisplace as error:
+            return Plan(ip, Way.BREAKPOINT, insn, why=str(error))
+        return Plan(ip, Way.JUMP, head.code, head)
+
+    # The bytes at a location, fewer than wanted where its mapping ends.
+    def _code(self, ip: int) -> bytes:
+        for size_bytes in (_HEAD_BYTES, JUMP_BYTES):
+            try:
+                return self._read(ip, size_bytes)
+            except MemoryFault:
+                continue
+        raise SiteUnmapped(ip)
+
+    def _head(self, ip: int, code: bytes) -> Head:
+        if code[0] == _INT3:
+            raise CannotDisplace("the guest has a kprobe there, or is just patching it")
+        found = self._symbols.lookup(ip)
+        room_bytes = self._symbols.size(ip) - found[1] if found else _HEAD_BYTES
+        head = read_head(code, ip, room_bytes)
+        if not head.inner:
+            return head
+        if not self.may_move:
+            raise CannotDisplace("the kernel has not finished patching itself")
+        if self._patched and (why := self._patched.why(ip - self._slide, ip - self._slide + len(head.code))):
+            raise CannotDisplace(why)
+        for start, stop in self._body(ip):
+            if why := branch_into(self._read(start, stop - start).rstrip(b"\xcc"), start, head):
+                raise CannotDisplace(why)
+        return head
+
+    # From where in the function that a location begins to its end, and its unlikely part.
+    def _body(self, ip: int) -> Sequence[tuple[int, int]]:
+        found = self._symbols.lookup(ip)
+        if found is None:
+            raise CannotDisplace("no symbol tells where it ends")
+        names = [f"{name}.cold" for name in self._symbols.names(found[0].addr)]
+        starts = [ip, *(addr for name in names for addr in self._symbols.addresses(name))]
+        parts = [(start, start + self._symbols.size(start) - (found[1] if start == ip else 0)) for start in starts]
+        if any(stop - start > _LONGEST_BYTES for start, stop in parts):
+            raise CannotDisplace("it is too long to look through for branches to its beginning")
+        return parts
+
+
+_FREE = (SiteKind.FENTRY_NOP, SiteKind.FENTRY_CALL)

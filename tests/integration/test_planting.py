@@ -1,0 +1,98 @@
+"""Kernel text with trampolines in it: shared with the guest's own tracers, and its own to the byte when we are gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from fprobe_gdb import FPROBE_FL_ANY_FUNCTION, Fprobe, Kernel
+from fprobe_gdb.dispatch.base import RunEnd
+from fprobe_gdb.errors import SiteEntryCode
+from tests.integration.guest_tracer import TRACING, run, tracing
+
+pytestmark = pytest.mark.qemu
+
+KERNELS = pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+FUNCTION = "__x64_sys_personality"
+NOP = bytes.fromhex("0f1f440000")
+#: What an oops, a WARN or ftrace's giving up says.
+TROUBLE = "dmesg | grep -c -e WARNING: -e 'cut here' -e BUG: -e ftrace_bug -e 'Bad page' || true"
+
+
+@pytest.fixture
+def untouched(guest: Callable[..., Kernel]) -> Iterator[Callable[..., Kernel]]:
+    """A guest with trampolines, whose text has to be what it was in the end, and its log without a complaint."""
+    checks: list[tuple[Kernel, bytes]] = []
+
+    def get(kernel: str, **options: object) -> Kernel:
+        k = guest(kernel=kernel, dispatch="trampoline", **options)
+        checks.append((k, text_of(k)))
+        return k
+
+    yield get
+    for k, before in checks:
+        k.unregister_all()
+        assert run(k, TROUBLE) == "0\n"
+        assert text_of(k) == before
+
+
+def text_of(k: Kernel) -> bytes:
+    """All of the kernel's text, as QEMU's debugger sees it: nothing of ours is hidden there."""
+    start = k.address("_text")
+    return k.target.read_memory(start, k.address("_etext") - start)
+
+
+@KERNELS
+def test_all_text_is_the_guests_again(untouched: Callable[..., Kernel], kernel: str) -> None:
+    """Thousands of functions, one without fentry, one with a call in flight."""
+    k = untouched(kernel)
+    # Without those that a timer tick calls by the dozen.
+    many, cold = Fprobe(lambda *_: None), Fprobe(lambda *_: None)
+    k.register_fprobe(many, "__x64_sys_*")
+    k.register_fprobe(cold, "*acpi*")
+    assert len(k.locations(many)) + len(k.locations(cold)) > 1_500
+    plain = Fprobe(lambda *_: None, lambda *_: None, flags=FPROBE_FL_ANY_FUNCTION, nr_maxactive=64)
+    k.register_fprobe(plain, "do_syscall_64")
+    sleeping = Fprobe(lambda *_: k.stop(), lambda *_: None)
+    k.register_fprobe(sleeping, "vfs_readv")
+    running = k.start("workload pipe 1")
+    assert k.run(timeout_sec=60, until=lambda: running.poll() is not None) is RunEnd.DONE
+    assert (sleeping.hits, sleeping.exits) == (1, 0)
+    assert many.hits > 10
+    assert plain.hits >= many.hits
+    assert (many.nmissed, many.lost, plain.nmissed, plain.lost) == (0, 0, 0, 0)
+    k.unregister_all()
+    assert k.run(timeout_sec=60, until=lambda: running.poll() is not None) is RunEnd.DONE
+
+
+@KERNELS
+def test_the_guest_traces_what_we_have_planted(untouched: Callable[..., Kernel], kernel: str) -> None:
+    """Its function tracer rewrites many locations at once, ours among them, and those of the functions that rewrite."""
+    k = untouched(kernel)
+    probes = {name: Fprobe(None, lambda *_: None, nr_maxactive=64) for name in (FUNCTION, "text_poke_finish")}
+    for name, fp in probes.items():
+        k.register_fprobe(fp, name)
+    fp = probes[FUNCTION]
+    (ip,) = k.locations(fp)
+    with tracing(k):
+        run(k, f"cd {TRACING}; echo '__x64_sys_* *text_poke* *nofault*' >set_ftrace_filter")
+        run(k, f"echo function >{TRACING}/current_tracer; workload calls 3")
+        assert k.read_memory(ip, 5)[:1] == b"\xe8"
+        run(k, f"echo nop >{TRACING}/current_tracer; workload calls 2")
+        assert k.read_memory(ip, 5) == NOP
+    assert (fp.hits, fp.exits, fp.nmissed, fp.lost) == (5, 5, 0, 0)
+    finish = probes["text_poke_finish"]
+    assert finish.hits == finish.exits >= 2
+    assert (finish.nmissed, finish.lost) == (0, 0)
+
+
+def test_entry_code_is_refused(untouched: Callable[..., Kernel]) -> None:
+    """There is neither a kernel stack nor per-CPU data; nothing is planted, and other probes go on."""
+    k = untouched("6.1")
+    fp = Fprobe(lambda *_: None)
+    k.register_fprobe(fp, FUNCTION)
+    with pytest.raises(SiteEntryCode, match="--dispatch breakpoint"):
+        k.register_fprobe(Fprobe(lambda *_: None, flags=FPROBE_FL_ANY_FUNCTION), "entry_SYSCALL_64")
+    run(k, "workload calls 2")
+    assert fp.hits == 2
