@@ -28,7 +28,7 @@ check: deps  ## ruff, ruff format, mypy --strict, unit tests (1 min)
 	$(VENV)/bin/mypy
 	$(PY) -m pytest -q tests/unit
 
-bench: deps  ## cost of a hit by way, as ratios within one run (3 min)
+bench: deps  ## cost of a hit by way, as ratios within one run; boots, symbols, types (6 min)
 	$(PY) -m tests.bench
 
 clean:  ## remove .venv and build products; keeps the download cache

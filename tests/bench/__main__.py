@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 
 import click
@@ -32,10 +33,6 @@ def us(seconds: float) -> str:
     return f"{seconds * 1e6:,.0f}"
 
 
-def ms(seconds: float) -> str:
-    return f"{seconds * 1e3:,.2f}"
-
-
 def hits_table(costs: list[Cost]) -> Table:
     table = Table(title="vfs_read under dd bs=1: one hit, or one pair", title_justify="left")
     for column in ("way", "what"):
@@ -52,24 +49,23 @@ def hits_table(costs: list[Cost]) -> Table:
     return table
 
 
-def seconds_table(title: str, rows: list[tuple[Cost, str]]) -> Table:
+def table_of(title: str, unit: str, text: Callable[[float], str], rows: list[tuple[Cost, str]]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("what")
-    for column in ("s", "rounds: least-most"):
+    for column in (unit, "rounds: least-most", f"cpu {unit}"):
         table.add_column(column, justify="right")
     for cost, name in rows:
-        table.add_row(name, f"{cost.seconds:.2f}", f"{cost.least_seconds:.2f}-{cost.most_seconds:.2f}")
+        spread = f"{text(cost.least_seconds)}-{text(cost.most_seconds)}"
+        table.add_row(name, text(cost.seconds), spread, text(cost.cpu_seconds))
     return table
+
+
+def seconds_table(title: str, rows: list[tuple[Cost, str]]) -> Table:
+    return table_of(title, "s", lambda seconds: f"{seconds:.2f}", rows)
 
 
 def ms_table(title: str, costs: list[Cost]) -> Table:
-    table = Table(title=title, title_justify="left")
-    table.add_column("what")
-    for column in ("ms", "rounds: least-most"):
-        table.add_column(column, justify="right")
-    for cost in costs:
-        table.add_row(cost.name, ms(cost.seconds), f"{ms(cost.least_seconds)}-{ms(cost.most_seconds)}")
-    return table
+    return table_of(title, "ms", lambda seconds: f"{seconds * 1e3:,.2f}", [(cost, cost.name) for cost in costs])
 
 
 @click.command()
@@ -78,10 +74,11 @@ def ms_table(title: str, costs: list[Cost]) -> Table:
 @click.option("--hits", default=20, show_default=True, type=click.IntRange(2), help="Hits of each way in each round.")
 @click.option("--kernel", default="6.1", show_default=True, help="For the hits.")
 @click.option("--hits-only", is_flag=True, help="Neither boots nor symbols nor types.")
-def main(as_json: bool, rounds: int, hits: int, kernel: str, hits_only: bool) -> None:
+@click.option("--no-hits", is_flag=True, help="All but the cost of a hit.")
+def main(as_json: bool, rounds: int, hits: int, kernel: str, hits_only: bool, no_hits: bool) -> None:
     """Measure what hits, boots, symbols and types cost. The machine should have nothing else to do."""
     with Console(stderr=True).status("") as status:
-        per_hit = hit_costs(kernel, rounds, hits, status.update)
+        per_hit = [] if no_hits else hit_costs(kernel, rounds, hits, status.update)
         few = min(rounds, 3)
         boots = [] if hits_only else boot_costs(KERNELS, few, status.update)
         symbols = [] if hits_only else symbol_costs(KERNELS, few, status.update)
@@ -93,7 +90,8 @@ def main(as_json: bool, rounds: int, hits: int, kernel: str, hits_only: bool) ->
         click.echo(json.dumps({key: [asdict(cost) for cost in costs] for key, costs in named.items()}, indent=1))
         return
     console = Console(width=None if Console().is_terminal else 120)
-    console.print(hits_table(per_hit))
+    if per_hit:
+        console.print(hits_table(per_hit))
     if boots:
         console.print(seconds_table("boot to a guest that takes commands", [(cost, cost.name) for cost in boots]))
         rows = [(cost, f"{cost.name}: {count:,} symbols") for cost, count in symbols]

@@ -8,6 +8,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import images
 from fprobe_gdb import Kernel
@@ -29,6 +31,7 @@ _FAST = {"call, fprobe", "call, pair"}
 _FAST_FACTOR = 50
 
 Progress = Callable[[str], None]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +108,19 @@ def _all_ways(kernel: str, progress: Progress) -> Iterator[tuple[dict[str, Way],
 def boot_costs(kernels: tuple[str, ...], rounds: int, progress: Progress) -> list[Cost]:
     """Seconds from nothing to a guest that takes commands, symbols loaded before."""
     measured: dict[str, list[list[float]]] = {}
+    cpu: dict[str, list[float]] = {}
     known = {kernel: KernelKnowledge.load(images.kernel(kernel).vmlinuz) for kernel in kernels}
     for number in range(rounds):
         for kernel in kernels:
             for backend in ("gdb", "rsp"):
                 name = f"{kernel}, {backend}"
                 progress(f"boot {number + 1} of {rounds}: {name}")
-                started = time.monotonic()
+                started, before, others = time.monotonic(), time.process_time(), children()
                 with Kernel.boot(kernel, backend=backend, knowledge=known[kernel]):
                     measured.setdefault(name, []).append([time.monotonic() - started])
-    return [Cost.of(name, times) for name, times in measured.items()]
+                    theirs = cpu_seconds(children() - others)
+                    cpu.setdefault(name, []).append(time.process_time() - before + theirs)
+    return [Cost.of(name, times, cpu[name]) for name, times in measured.items()]
 
 
 def symbol_costs(kernels: tuple[str, ...], rounds: int, progress: Progress) -> list[tuple[Cost, int]]:
@@ -123,45 +129,61 @@ def symbol_costs(kernels: tuple[str, ...], rounds: int, progress: Progress) -> l
     for kernel in kernels:
         path = images.kernel(kernel).vmlinuz
         times: list[list[float]] = []
+        cpu: list[float] = []
         symbols = 0
         for number in range(rounds):
             progress(f"symbols {number + 1} of {rounds}: {kernel}")
-            started = time.monotonic()
-            knowledge = KernelKnowledge.load(path)
-            assert knowledge.locations.records
-            times.append([time.monotonic() - started])
+            knowledge, (seconds, cpu_seconds_) = _timed(lambda: _read(path))  # noqa: B023
+            times.append([seconds])
+            cpu.append(cpu_seconds_)
             symbols = sum(1 for _ in knowledge.symbols)
-        costs.append((Cost.of(kernel, times), symbols))
+        costs.append((Cost.of(kernel, times, cpu), symbols))
     return costs
 
 
 def type_costs(kernels: tuple[str, ...], rounds: int, progress: Progress) -> list[Cost]:
     """Seconds to open a kernel image's BTF, and to look up a first prototype and structure in it."""
-    opened: dict[str, list[list[float]]] = {}
+    steps: tuple[tuple[str, Callable[[Btf], object]], ...] = (
+        ("a first function", lambda btf: btf.function("vfs_read")),
+        ("a first structure", lambda btf: btf.struct("task_struct")),
+    )
+    measured: dict[str, list[tuple[float, float]]] = {}
     for kernel in kernels:
         image = KernelImage.open(images.kernel(kernel).vmlinuz)
         for number in range(rounds):
             progress(f"types {number + 1} of {rounds}: {kernel}")
-            started = time.monotonic()
-            btf = Btf.of_image(image)
-            opened.setdefault(f"{kernel}: opened, {len(btf):,} types", []).append([time.monotonic() - started])
-            started = time.monotonic()
-            btf.function("vfs_read")
-            opened.setdefault(f"{kernel}: the first function", []).append([time.monotonic() - started])
-            started = time.monotonic()
-            btf.struct("task_struct")
-            opened.setdefault(f"{kernel}: the first structure", []).append([time.monotonic() - started])
-    return [Cost.of(name, times) for name, times in opened.items()]
+            btf, spent = _timed(lambda: Btf.of_image(image))  # noqa: B023
+            measured.setdefault(f"{kernel}: opened, {len(btf):,} types", []).append(spent)
+            for name, step in steps:
+                _, spent = _timed(lambda: step(btf))  # noqa: B023
+                measured.setdefault(f"{kernel}: {name}", []).append(spent)
+    return [Cost.of(name, [[wall] for wall, _ in spent], [cpu for _, cpu in spent]) for name, spent in measured.items()]
+
+
+def _read(path: Path) -> KernelKnowledge:
+    knowledge = KernelKnowledge.load(path)
+    assert knowledge.locations.records
+    return knowledge
+
+
+# What it gives, and its seconds by the clock and of processor time.
+def _timed(function: Callable[[], _T]) -> tuple[_T, tuple[float, float]]:
+    started, before = time.monotonic(), time.process_time()
+    result = function()
+    return result, (time.monotonic() - started, time.process_time() - before)
 
 
 def typed_access_costs(kernel: str, rounds: int, hits: int, progress: Progress) -> list[Cost]:
     """Seconds that each kind of typed access takes in the handler of a hit, on top of what the hit costs."""
     measured: dict[str, list[list[float]]] = {}
+    cpu: dict[str, list[float]] = {}
     for dispatch in ("trampoline", "breakpoint"):
         progress(f"typed access: {dispatch}")
         with loaded_kernel(kernel, "rsp", dispatch=dispatch) as k:
-            typed_accesses(k, 1)  # types are made, names looked up
+            typed_accesses(k, hits)  # types are made, names looked up
             for _ in range(rounds):
-                for name, times in typed_accesses(k, hits).items():
-                    measured.setdefault(f"{dispatch}: {name}", []).append(times)
-    return [Cost.of(name, times) for name, times in measured.items()]
+                for what, times in typed_accesses(k, hits).items():
+                    name = f"{dispatch}: {what}"
+                    measured.setdefault(name, []).append([wall for wall, _ in times])
+                    cpu.setdefault(name, []).append(statistics.fmean(own for _, own in times))
+    return [Cost.of(name, times, cpu[name]) for name, times in measured.items()]

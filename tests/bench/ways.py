@@ -98,8 +98,8 @@ def pygdbmi_defaults(kernel: str, addr: int) -> Iterator[dict[str, Way]]:
 
 @contextlib.contextmanager
 def ours(kernel: str, backend: str) -> Iterator[dict[str, Way]]:
-    """One of our targets: alone, under the whole stack with an entry handler, and with an exit handler too."""
-    with loaded_kernel(kernel, backend) as k:
+    """One of our targets, by breakpoints: alone, under the whole stack with an entry handler, with an exit one too."""
+    with loaded_kernel(kernel, backend, dispatch="breakpoint") as k:
         yield {
             backend: lambda hits: _target(k, hits),
             f"{backend}, fprobe": lambda hits: _fprobe(k, hits, pair=False),
