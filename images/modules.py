@@ -13,9 +13,14 @@ from elftools.elf.elffile import ELFFile
 from images.errors import BadPackage, UnknownName
 from images.fetch import KernelFiles
 
-__all__ = ["module_bytes", "module_files"]
+__all__ = ["module_bytes", "module_files", "module_paths"]
 
 _NEAR = 5
+
+
+def module_paths(kernel: KernelFiles) -> dict[str, Path]:
+    """All modules of a kernel: their files by name, with underscores."""
+    return {_plain(path.name): path for path in sorted(kernel.modules.glob("kernel/**/*.ko*"))}
 
 
 def module_files(kernel: KernelFiles, names: Iterable[str]) -> dict[str, bytes]:
@@ -26,7 +31,7 @@ def module_files(kernel: KernelFiles, names: Iterable[str]) -> dict[str, bytes]:
     :raise BadPackage: a module's file is damaged.
     """
     folder = f"lib/modules/{kernel.release}"
-    there = {_plain(path.name): path for path in kernel.modules.glob("kernel/**/*.ko*")}
+    there = module_paths(kernel)
     needs: dict[str, list[str]] = {}
     files: dict[str, bytes] = {}
     wanted = [_plain(name) for name in names]

@@ -6,12 +6,14 @@ import contextlib
 
 import rich_click as click
 
+from fprobe_gdb.cli.list_modules import module_lines
 from fprobe_gdb.cli.options import kernel_option
 from fprobe_gdb.cli.progress import working
 from fprobe_gdb.errors import BtfError, InvalidProbe, TypeLookupError
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.probe.filters import match_filter
 from fprobe_gdb.probe.glob import MatchType, matcher, parse_filter
+from fprobe_gdb.probe.module_patterns import parse_module_pattern
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
 from images.progress import Progress
@@ -32,8 +34,10 @@ def list_(verbose: bool, kernel: str | None, patterns: tuple[str, ...]) -> None:
     fprobe-gdb list 'vfs_*'
     fprobe-gdb list -v schedule __schedule 'preempt_schedule*'
     fprobe-gdb list -k 6.12 'tcp_v[46]_rcv'
+    fprobe-gdb list -v 'dummy_* [dummy]'
 
-    Patterns are those of register_fprobe(): * ? [a-z] [!a-z] and backslash.
+    Patterns are those of register_fprobe(): * ? [a-z] [!a-z] and backslash. 'FUNC [MODULE]' and 'FUNC:mod:MODULE' are
+    read from the module's file; what stands for the location then is the place in that.
     """
     with working("looking for the kernel") as progress:
         path = BootOptions(kernel=kernel).kernel_path(progress)
@@ -45,6 +49,13 @@ def list_(verbose: bool, kernel: str | None, patterns: tuple[str, ...]) -> None:
     untraceable: dict[str, str] = {}
     unmatched: list[InvalidProbe] = []
     for pattern in patterns:
+        if module_pattern := parse_module_pattern(pattern):
+            try:
+                for line in module_lines(module_pattern, kernel, knowledge, verbose):
+                    click.echo(line)
+            except InvalidProbe as error:
+                unmatched.append(error)
+            continue
         reasons = _untraceable(knowledge, pattern) if verbose else {}
         untraceable |= reasons
         try:

@@ -21,15 +21,15 @@ from elftools.elf.elffile import ELFFile
 from fprobe_gdb.errors import ImageError
 from fprobe_gdb.kernel.payload import MAX_VMLINUX_BYTES, unpack
 
-__all__ = ["KernelImage", "Section", "Segment"]
+__all__ = ["NONSENSE", "KernelImage", "Section", "Segment"]
 
 _SHF_WRITE = 1
 _SHF_ALLOC = 2
 _SHF_EXECINSTR = 4
 _MAX_NAME_BYTES = 256
 _EM_X86_64 = "EM_X86_64"
-# What pyelftools lets out when the headers are nonsense.
-_ELF_DAMAGE = (
+#: What pyelftools lets out when the headers are nonsense.
+NONSENSE = (
     ELFError,
     ConstructError,
     ValueError,
@@ -180,7 +180,7 @@ def _headers(elf: bytes, path: str) -> tuple[tuple[Section, ...], tuple[Segment,
         names_at = raw_sections[header["e_shstrndx"]]["sh_offset"] if raw_sections else 0
         sections = tuple(_section(_string(elf, names_at + raw["sh_name"]), raw) for raw in raw_sections)
         segments = tuple(_segment(raw) for raw in raw_segments if raw["p_type"] == "PT_LOAD")
-    except _ELF_DAMAGE as error:
+    except NONSENSE as error:
         raise ImageError(path, f"its ELF headers cannot be read ({error}); damaged or truncated") from error
     if header["e_machine"] != _EM_X86_64:
         raise ImageError(path, f"an ELF file for {header['e_machine']}; only x86_64 kernels can be used")

@@ -7,10 +7,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+import images
 from fprobe_gdb import Fprobe, Kernel
 from fprobe_gdb.errors import InvalidProbe
+from fprobe_gdb.kernel.module_file import ModuleFile
 from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.session.module_watch import ModuleChange
+from images.modules import module_bytes, module_paths
 from tests.integration.conftest import CATALOG
 from tests.integration.guest_tracer import TRACING
 from tests.integration.tool import run_tool
@@ -45,6 +48,13 @@ def test_symbols_and_locations_are_those_of_the_guest(k: Kernel) -> None:
     }
     ours = {(s.addr, s.type.lower(), s.name, f"[{s.module}]") for module in k.modules for s in module.symbols}
     assert ours == theirs
+    # What the files say before anything is booted.
+    there = module_paths(images.kernel(str(k.options.kernel)))
+    for module in k.modules:
+        functions = ModuleFile.read(module.name, module_bytes(there[module.name])).functions
+        in_file = [(one.name, module.text.start + one.offset) for one in functions if one.section == ".text"]
+        assert in_file == [(one.name, one.ip) for one in module.locations if (one.name, one.ip) in set(in_file)]
+        assert sorted(one.name for one in functions) == sorted(one.name for one in module.locations)
     # Reading it takes the kernel longer than all the rest.
     lines = k.shell(
         f"cat {TRACING}/available_filter_functions > /tmp/f; grep -v __ftrace_invalid /tmp/f | grep -n '\\['"

@@ -27,6 +27,7 @@ class Part:
     flags: int = ALLOC
     type: int = SHT_PROGBITS
     link: int = 0
+    entry_bytes: int = 0
 
 
 def elf(parts: list[Part], machine: int = 62) -> bytes:
@@ -43,7 +44,10 @@ def elf(parts: list[Part], machine: int = 62) -> bytes:
         data = strings if part.name == ".shstrtab" else part.data
         offset = start + len(body)
         sections.append(
-            struct.pack("<IIQQQQIIQQ", name_at, part.type, part.flags, part.addr, offset, len(data), part.link, 0, 1, 0)
+            struct.pack(
+                "<IIQQQQIIQQ",
+                *(name_at, part.type, part.flags, part.addr, offset, len(data), part.link, 0, 1, part.entry_bytes),
+            )
         )
         if part.flags & ALLOC:
             file_bytes = 0 if part.type == SHT_NOBITS else len(data)
