@@ -25,7 +25,7 @@ def kernel_option(function: F) -> F:
         "-k",
         "--kernel",
         metavar="KERNEL",
-        help="A name from the catalog (6.1, 6.12), or the path of a bzImage or vmlinux. "
+        help="A name from the catalog (6.1, 6.12, 5.10, newest), or the path of a bzImage or vmlinux. "
         "Default: Debian's newest 6.1 cloud kernel, fetched once.",
     )(function)
 

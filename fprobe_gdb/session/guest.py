@@ -309,7 +309,8 @@ class Kernel(GuestView):
         """Probe functions of modules: those that are loaded, and those that will be, before they are initialised.
 
         The kernel's fprobes keep to the modules that are there at registration; this is ours. Ordinary patterns may be
-        among them, for functions that are there now.
+        among them, for functions that are there now. A module whose init function is running just then is neither: it
+        is probed from its next load on.
 
         :param patterns: ``"dummy_* [dummy]"``, or ``"dummy_*:mod:dummy"`` as ``set_ftrace_filter`` has it; both parts
             are globs, the function may be left out.

@@ -18,6 +18,7 @@ from fprobe_gdb import Fprobe, Kernel
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.errors import ImageError, TransportError, UsageError
 from images.initramfs import build
+from images.modules import module_files
 
 pytestmark = pytest.mark.qemu
 
@@ -28,7 +29,9 @@ BUSY = "while workload calls 1 >/dev/null; do :; done"
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A booted guest with a busy loop in it, whose gdbstub listens at a socket."""
     path = tmp_path_factory.mktemp("gdb") / "gdb.sock"
-    spec = MachineSpec(images.kernel("6.1").vmlinuz, build(), smp=2, kaslr=True, gdb_socket=path)
+    kernel = images.kernel("6.1")
+    root = build(files=module_files(kernel, ["dummy"]))
+    spec = MachineSpec(kernel.vmlinuz, root, smp=2, kaslr=True, gdb_socket=path)
     with Machine(spec) as machine:
         machine.wait_boot(Deadline(120))
         yield machine
@@ -91,3 +94,23 @@ def test_command_line(stranger: Machine) -> None:
         "__x64_sys_personality": 5, "oracle/never": 0,
     }  # fmt: skip
     assert alive(stranger)
+
+
+def test_a_module_that_comes_and_goes_in_a_guest_of_others(stranger: Machine) -> None:
+    """Whatever its state is when we get hold of the guest."""
+    assert stranger.spec.gdb_socket is not None
+    running = stranger.agent.start("while modprobe dummy && ip link add d1 type dummy && rmmod dummy; do :; done")
+    with Kernel.attach(stranger.spec.gdb_socket, "6.1", backend="rsp") as k:
+        loads: list[bool] = []
+        k.on_module = lambda change: loads.append(change.loaded)
+        fp = Fprobe(None, lambda fp, entry_ip, *_: names.add(k.records.name_at(entry_ip)))
+        names: set[str] = set()
+        k.register_fprobe_mod(fp, "dummy_setup [dummy]")
+        assert k.run(timeout_sec=120, until=lambda: loads.count(False) >= 3) is RunEnd.DONE
+        assert (fp.exits, names) == (fp.hits, {"dummy_setup [dummy]"})
+        assert fp.hits >= 4
+        assert k.locations(fp) == []
+    stranger.agent.interrupt("KILL")
+    running.wait(Deadline(60))
+    assert alive(stranger)
+    assert stranger.agent.run("rmmod dummy; modprobe dummy && rmmod dummy", Deadline(60)).status == 0
