@@ -165,19 +165,23 @@ class ProbeCore:
         self._register(fprobe, found, len(found), growing=True)
 
     def grow(self, fprobe: Fprobe, ips: Collection[int]) -> None:
-        """Probe more locations, of a module that is being loaded. One that is not registered any more stays so.
+        """Probe more locations, of a module that is being loaded. Nothing for one that is not :meth:`is_growing`.
 
         A pool of the default size grows with them.
 
         :raise TooManySites: (by ``admit``) more than the dispatch can serve; nothing has changed then.
         """
         ops = self._find(fprobe)
-        more = frozenset(ips) - ops.ips if ops else frozenset()
-        if ops is None or not more:
+        if ops is None or not ops.growing or not (more := frozenset(ips) - ops.ips):
             return
         if self._admit:
             self._admit(more, self._at_site.keys())
         self._set_ips(ops, ops.ips | more)
+
+    def is_growing(self, fprobe: Fprobe) -> bool:
+        """Whether an fprobe is registered, and by :meth:`register_growing`."""
+        ops = self._find(fprobe)
+        return ops is not None and ops.growing
 
     def module_gone(self, text: range) -> list[int]:
         """A stretch of code is about to be freed: nothing of it is probed any more, and calls that are in flight in it

@@ -66,11 +66,11 @@ class ModuleWatch:
                 f"this kernel does not tell when modules are loaded: it lacks BTF or the functions {LOAD} and {FREE}",
             )
         self._core.register_growing(fprobe, ips)
-        self._waiting = [(one, wanted) for one, wanted in self._waiting if self._core.is_active(one)]
-        self._waiting.append((fprobe, selection))
+        others = [(one, wanted) for one, wanted in self._waiting if one is not fprobe and self._core.is_growing(one)]
+        self._waiting = [*others, (fprobe, selection)]
 
     def listeners(self) -> Mapping[int, Callable[[CpuState], None]]:
-        """See :attr:`.BreakpointDispatch.watches`: nothing where no fprobe has to do with modules."""
+        """See :attr:`.dispatch.base.Dispatch.watches`: nothing where no fprobe has to do with modules."""
         self._modules.watched = wanted = self._waits or self._probes_modules
         if self._load_ip is None or self._free_ip is None or not wanted:
             self._modules.watched = False
@@ -79,7 +79,7 @@ class ModuleWatch:
 
     @property
     def _waits(self) -> bool:
-        return any(self._core.is_active(fprobe) for fprobe, _ in self._waiting)
+        return any(self._core.is_growing(fprobe) for fprobe, _ in self._waiting)
 
     @property
     def _probes_modules(self) -> bool:
@@ -94,7 +94,7 @@ class ModuleWatch:
             raise ModuleError(state.registers["di"], f"{LOAD} was called for a module that is not in the kernel's list")
         sites: set[int] = set()
         for fprobe, selection in self._waiting:
-            if self._core.is_active(fprobe):
+            if self._core.is_growing(fprobe):
                 ips = selection.of(module)
                 self._core.grow(fprobe, ips)
                 sites |= ips

@@ -116,6 +116,17 @@ def test_growing_what_is_not_registered_does_nothing(guest: ScriptedGuest) -> No
     assert not guest.sites
 
 
+def test_one_that_is_registered_anew_in_the_ordinary_way_does_not_grow(guest: ScriptedGuest) -> None:
+    fprobe = Fprobe(ignore)
+    guest.core.register_growing(fprobe)
+    assert guest.core.is_growing(fprobe)
+    guest.core.unregister_fprobe(fprobe)
+    guest.core.register_fprobe(fprobe, "f")
+    assert not guest.core.is_growing(fprobe)
+    guest.core.grow(fprobe, ips(guest, "xmit"))
+    assert guest.core.locations(fprobe) == ips(guest, "f")
+
+
 def test_registration_is_checked_as_always(guest: ScriptedGuest) -> None:
     fprobe = Fprobe(ignore, ignore, nr_maxactive=-1)
     with pytest.raises(InvalidProbe, match="nr_maxactive"):
