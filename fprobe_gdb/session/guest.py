@@ -464,11 +464,11 @@ class Kernel(GuestView):
         try:
             if not isinstance(self.machine, Machine):
                 raise ZoneError("the memory of a guest that was attached to is not shared with us")
-            self._dispatch = open_trampolines(
+            trampolines = open_trampolines(
                 self.machine, self.target, self._core, self.records, self.knowledge, self.slide,
                 answer_sec=self.options.answer_sec,
             )  # fmt: skip
-            self._dispatch.watches = self._listeners
+            self._take_dispatch(trampolines)
         except ZoneError as error:
             if asked == "trampoline":
                 raise
@@ -514,9 +514,15 @@ class Kernel(GuestView):
     def _use_breakpoints(self, why: str) -> None:
         self._dispatch.withdraw()
         self._dispatch.close()
-        self._dispatch = self._breakpoints()
-        self._dispatch.task_dead_ip = self._task_dead_ip()
+        self._take_dispatch(self._breakpoints())
         self._why_breakpoints = why
+
+    def _take_dispatch(self, dispatch: Dispatch) -> None:
+        # What was read under the other one must not pass as fresh.
+        dispatch.epoch = self._dispatch.epoch + 1
+        dispatch.watches = self._listeners
+        dispatch.task_dead_ip = self._task_dead_ip()
+        self._dispatch = dispatch
 
     def _breakpoints(self) -> BreakpointDispatch:
         kind = BreakpointKind(self.options.breakpoint)
