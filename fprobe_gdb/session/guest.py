@@ -34,6 +34,7 @@ from emu.machine import Machine
 from fprobe_gdb.dispatch.base import Dispatch, RunEnd
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.dispatch.cpu_state import CpuState
+from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
 from fprobe_gdb.errors import (
     GuestPanic,
     ImageError,
@@ -56,13 +57,14 @@ from fprobe_gdb.probe.core import Hit, ProbeCore
 from fprobe_gdb.probe.fprobe import Fprobe
 from fprobe_gdb.session.attached import AttachedMachine, connect
 from fprobe_gdb.session.boot import start
+from fprobe_gdb.session.early_boot import START, EarlyBoot, run_to_start
 from fprobe_gdb.session.module_watch import ModuleChange, ModuleWatch
 from fprobe_gdb.session.modules import GuestModules
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.selection import Selection
 from fprobe_gdb.session.sigint import deferred_sigint
-from fprobe_gdb.session.trampolines import open_trampolines, percpu_offsets
+from fprobe_gdb.session.trampolines import kernel_cr3, location_of, open_trampolines, percpu_offsets, tsc_khz
 from fprobe_gdb.session.view import GuestView
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
 from images.progress import Report
@@ -94,6 +96,8 @@ class Kernel(GuestView):
         self.on_module: Callable[[ModuleChange], None] | None = None
         self._modules = GuestModules(None, lambda: self.btf, lambda: self._dispatch.epoch)
         self._watch: ModuleWatch | None = None
+        # While the guest boots with trampolines in it.
+        self._early: EarlyBoot | None = None
         self._core = ProbeCore(self.records, options.smp, admit=self._admit, on_missed=self._missed)
         # Until the guest is up; then perhaps another one.
         self._percpu = knowledge.percpu
@@ -117,8 +121,8 @@ class Kernel(GuestView):
         :param kernel: a name from the catalog of ``images/``, or a path; None is the catalog's default.
         :param options: everything else, or give the fields of :class:`BootOptions` as keywords.
         :param knowledge: what is known of this kernel, if it was loaded before.
-        :param wait: False leaves the guest stopped before its first instruction, so that boot itself can be probed,
-            ``__init`` functions too; then :meth:`wait_boot`.
+        :param wait: False leaves the guest stopped before its first instruction (with trampolines: before the kernel's
+            first C function), so that boot itself can be probed, ``__init`` functions too; then :meth:`wait_boot`.
         :raise EmuError: QEMU does not start, the guest does not come up.
         :raise ImagesError: the kernel cannot be fetched.
         :raise ImageError: the kernel cannot be read.
@@ -131,6 +135,8 @@ class Kernel(GuestView):
             self = cls(machine, target, knowledge, options)
             if wait:
                 self.wait_boot(options.boot_timeout_sec)
+            else:
+                self._start_boot()
             return self
         except BaseException:
             target.close()
@@ -451,14 +457,30 @@ class Kernel(GuestView):
         self._dispatch.task_dead_ip = self._task_dead_ip()
         self._core.possible_cpus = self._possible_cpus()
 
-    # The guest is up: pads can be mapped now.
+    # The guest has not run yet: let it come to where pads can be mapped. With KASLR nobody knows where that is.
+    def _start_boot(self) -> None:
+        if self.options.dispatch == "breakpoint" or self.options.kaslr or not isinstance(self.machine, Machine):
+            return
+        run_to_start(self.machine, self.target, self.symbols.one(START), self.options.boot_timeout_sec)
+        self._choose_dispatch()
+        if isinstance(self._dispatch, TrampolineDispatch):
+            cr3 = self.target.registers(0)["cr3"]
+            self._early = EarlyBoot(self._dispatch, self.symbols, cr3, lambda name: location_of(self.records, name))
+            self._dispatch.planner.may_move = False
+            self._dispatch.task_dead_ip = self._task_dead_ip()
+
+    # Pads can be mapped now.
     def _choose_dispatch(self) -> None:
         asked = self.options.dispatch
         if asked == "breakpoint":
             return
+        if isinstance(self._dispatch, TrampolineDispatch):
+            ram, cr3 = self._dispatch.ram, self._dispatch.kernel_cr3
+            self._dispatch.settle(kernel_cr3(ram, cr3, self.symbols), tsc_khz(ram, cr3, self.symbols))
+            return
         if self._core.fprobes:
             if asked == "trampoline":
-                raise UsageError("probes of a guest that has not booted need breakpoints: boot with dispatch='auto'")
+                raise UsageError("with KASLR, probes of a guest that has not booted need breakpoints: dispatch='auto'")
             self._why_breakpoints = "probes were there before the guest was up"
             return
         try:
@@ -476,7 +498,9 @@ class Kernel(GuestView):
 
     # Functions of the guest that we listen to for ourselves.
     def _listeners(self) -> Mapping[int, Callable[[CpuState], None]]:
-        return self._watch.listeners() if self._watch else {}
+        if self._watch:
+            return self._watch.listeners()
+        return self._early.listeners() if self._early else {}
 
     # None where the kernel's own tables do not tell how to read modules.
     def _module_reader(self) -> ModuleReader | None:

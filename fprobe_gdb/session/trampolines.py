@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from emu.machine import Machine
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
@@ -18,10 +20,7 @@ from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["open_trampolines", "percpu_offsets"]
-
-# Where the kernel has not measured it yet: right for durations of a guest's first moments only by chance.
-_TSC_KHZ = 1_000_000
+__all__ = ["kernel_cr3", "location_of", "open_trampolines", "percpu_offsets", "tsc_khz"]
 
 
 def open_trampolines(
@@ -50,26 +49,20 @@ def open_trampolines(
     index, mapped = zone_entries(zone)
     ram.write_physical(table + 8 * index, mapped)
 
-    def word(name: str, size_bytes: int, default: int) -> int:
-        try:
-            return int.from_bytes(ram.read(cr3, symbols.one(name), size_bytes), "little") or default
-        except MemoryFault:
-            return default
-
     return TrampolineDispatch(
         target,
         core,
         ram,
         zone,
         machine.doorbell,
-        kernel_cr3=_translate(ram, cr3, symbols) or cr3,
+        kernel_cr3=kernel_cr3(ram, cr3, symbols),
         offsets=percpu_offsets(percpu),
         cpu_number=percpu.cpu_number,
         make_planner=lambda read, pad: Planner(
             read, pad, symbols, PatchedText(knowledge.image, knowledge.symbols), slide
         ),
-        guarded={name: ip for name in GUARDED if (ip := _location(records, name))},
-        tsc_khz=word("tsc_khz", 4, _TSC_KHZ),
+        guarded={name: ip for name in GUARDED if (ip := location_of(records, name))},
+        tsc_khz=tsc_khz(ram, cr3, symbols),
         answer_sec=answer_sec,
     )
 
@@ -79,8 +72,8 @@ def percpu_offsets(percpu: PerCpuLayout) -> PerCpuOffsets:
     return PerCpuOffsets(percpu.current_task, percpu.preempt_count, percpu.current_kprobe)
 
 
-# Where a function is planted, 0 when this kernel has none of the name.
-def _location(records: ImageRecords, name: str) -> int:
+def location_of(records: ImageRecords, name: str) -> int:
+    """Where a function is planted, 0 when this kernel has none of the name."""
     addrs = records.addresses(name)
     if not addrs:
         return 0
@@ -90,11 +83,22 @@ def _location(records: ImageRecords, name: str) -> int:
     return found
 
 
-# The kernel's own page table root (``swapper_pg_dir``; arch/x86/kernel/head_64.S calls it init_top_pgt).
-def _translate(ram: GuestRam, cr3: int, symbols: SymbolTable) -> int | None:
+def kernel_cr3(ram: GuestRam, cr3: int, symbols: SymbolTable) -> int:
+    """The kernel's own page table root; the one that is given where that is not to be found, or not in use yet.
+
+    It is ``swapper_pg_dir`` (arch/x86/kernel/head_64.S calls it init_top_pgt), filled in before ``start_kernel``.
+    """
     for addr in symbols.addresses("init_top_pgt"):
-        try:
-            return ram.translate(cr3, addr)
-        except MemoryFault:
-            return None
-    return None
+        with contextlib.suppress(MemoryFault):
+            found = ram.translate(cr3, addr)
+            if ram.translate(found, addr) == found:
+                return found
+    return cr3
+
+
+def tsc_khz(ram: GuestRam, cr3: int, symbols: SymbolTable) -> int:
+    """How fast the guest has found its time stamp counter to run; 0 before it has."""
+    for addr in symbols.addresses("tsc_khz"):
+        with contextlib.suppress(MemoryFault):
+            return int.from_bytes(ram.read(cr3, addr, 4), "little")
+    return 0

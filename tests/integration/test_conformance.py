@@ -351,9 +351,9 @@ def test_default_pool_counts_functions_and_possible_cpus(guest_of_each_dispatch:
 
 
 @pytest.mark.parametrize("kernel", ["6.1", "6.12"])
-def test_probes_from_the_first_instruction(kernel: str) -> None:
+def test_probes_from_the_first_instruction(kernel: str, dispatch: str) -> None:
     """Functions of early boot, before and after ftrace_init() turns calls into NOPs; ``__init`` ones too."""
-    with Kernel.boot(kernel, backend="rsp", wait=False) as k:
+    with Kernel.boot(kernel, backend="rsp", dispatch=dispatch, wait=False) as k:
         order: list[str] = []
 
         def on_entry(fp: Fprobe, ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:

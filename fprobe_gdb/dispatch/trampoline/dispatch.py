@@ -57,6 +57,8 @@ _NAP_SEC = 0.05
 _YIELD_NS = 20_000
 _CONTENDED_NS = 50_000_000
 _STEP_SEC = 10.0
+# More than any counter of a real machine.
+_FASTEST_KHZ = 8_000_000
 _FENTRY_BYTES = 5
 
 Read = Callable[[int, int], bytes]
@@ -80,6 +82,7 @@ class TrampolineDispatch:
     :param zone: mapped, and not used by anybody else.
     :param doorbell: what the guest's writes to the doorbell port come out of.
     :param kernel_cr3: physical address of a page table root that stays and maps the kernel.
+    :param tsc_khz: how fast the time stamp counter runs; 0 where that is not known yet.
     :param make_planner: given how to read the kernel's memory, and the pad.
     :param guarded: locations of :data:`.text_guard.GUARDED`.
     """
@@ -114,7 +117,8 @@ class TrampolineDispatch:
         self.watches: Callable[[], Mapping[int, Callable[[CpuState], None]]] = dict
         self._watched: Mapping[int, Callable[[CpuState], None]] = {}
         self.pads: CallPads = call_pads(zone, offsets, cpu_number)
-        self._kernel_cr3 = kernel_cr3
+        #: See the parameter.
+        self.kernel_cr3 = kernel_cr3
         self._filters = TextFilters.make(zone, self.pads.entry)
         pads = filtered(self._filters, guarded)
 
@@ -122,7 +126,7 @@ class TrampolineDispatch:
             return pads.get(ip, self.pads.entry)
 
         self._stubs = SiteStubs(ram, zone, pad_of, zone.site_stubs + len(self._filters.code))
-        self.planner = make_planner(lambda *where: ram.read(kernel_cr3, *where), self.pads.entry)
+        self.planner = make_planner(lambda *where: ram.read(self.kernel_cr3, *where), self.pads.entry)
         self.planter = Planter(target, self.planner, self._stubs, pad_of, ram.find_words)
         self._guard = TextGuard(self.planter, ram, zone, guarded, self._halt_if_running)
         self.returns = Returns(ram, zone)
@@ -131,6 +135,8 @@ class TrampolineDispatch:
         self._doorbell = doorbell
         self._doorbell.setblocking(False)
         self._wanted: set[int] = set()
+        # Where the guest has freed what was there.
+        self._gone: list[tuple[int, int]] = []
         self._handling: list[_Handling] = []
         self._failure: BaseException | None = None
         self._stop_requested = False
@@ -148,7 +154,31 @@ class TrampolineDispatch:
         ram.write_physical(zone.physical_of(zone.code), self.pads.code)
         ram.write_physical(zone.physical_of(zone.stubs), self.pads.stubs(zone))
         ram.write_physical(zone.physical_of(zone.site_stubs), self._filters.code)
-        self._set_word(Zone.BOUND_TSC, self._tsc.counts(int(answer_sec * 1e9)))
+        self._answer_ns = int(answer_sec * 1e9)
+        self._set_bound()
+
+    def _set_bound(self) -> None:
+        self._set_word(Zone.BOUND_TSC, self._answer_ns * (self._tsc.khz or _FASTEST_KHZ) // 1_000_000)
+
+    def settle(self, kernel_cr3: int, tsc_khz: int) -> None:
+        """The guest has booted with us in it and is stopped: what can only be known now, and better ways to plant.
+
+        :param kernel_cr3, tsc_khz: as for a dispatch of a guest that is up.
+        """
+        self.kernel_cr3, self._tsc.khz = kernel_cr3, tsc_khz
+        self._set_bound()
+        self._tsc.forget()
+        self.planner.may_move = True
+        slow = list(self.planter.slow)
+        self.planter.unplant(slow)
+        self.planter.plant(slow)
+
+    def forget(self, start: int, stop: int) -> None:
+        """The guest is about to free this memory: nothing is planted in it any more, ever."""
+        self._halt_if_running()
+        self._gone.append((start, stop))
+        self.planter.drop(start, stop)
+        self._guard.planted(self._wanted)
 
     # Section: running the guest
 
@@ -305,6 +335,8 @@ class TrampolineDispatch:
         wanted.update(self._watched)
         if wanted:
             wanted |= self._guard.ips
+        for start, stop in self._gone:
+            wanted = {ip for ip in wanted if not start <= ip < stop}
         changed = wanted != self.planter.ips
         if changed:
             # What the guest believes to be queued must not get lost with the locations.
@@ -326,8 +358,8 @@ class TrampolineDispatch:
             stub = self.zone.stub(call.node).to_bytes(8, "little")
             with contextlib.suppress(MemoryFault):
                 # The stack of a task that is gone may be, too.
-                if self.ram.read(self._kernel_cr3, call.frame, 8) == stub:
-                    self.ram.write(self._kernel_cr3, call.frame, call.ret_addr.to_bytes(8, "little"))
+                if self.ram.read(self.kernel_cr3, call.frame, 8) == stub:
+                    self.ram.write(self.kernel_cr3, call.frame, call.ret_addr.to_bytes(8, "little"))
             self.returns.free(call)
 
     def close(self) -> None:
@@ -412,6 +444,10 @@ class TrampolineDispatch:
         return Hit(ip, ret_ip, frame, posted.task, posted.cpu, regs, context, kprobe_running, time_ns)
 
     def _time_ns(self, tsc: int) -> int:
+        if not self._tsc.khz:
+            # The guest has not measured its counter yet.
+            self.clock.last_ns = max(self._guest_now_ns(), self.clock.last_ns)
+            return self.clock.last_ns
         if not self._tsc.anchored:
             self._tsc.anchor(tsc, max(self._guest_now_ns(), self.clock.last_ns))
         self.clock.last_ns = time_ns = self._tsc.time_ns(tsc)
@@ -438,7 +474,7 @@ class TrampolineDispatch:
         if (halts or self.core.sites_changed) and self.target.state is TargetState.RUNNING:
             self._halt()
             self._sync_or_fail()
-        if self.returns:
+        if self.returns and self._tsc.khz:
             # Only durations need this.
             self._waited_ns[posted.task] += max(0, self._guest_now_ns() - self._tsc.time_ns(posted.tsc))
         if writes:

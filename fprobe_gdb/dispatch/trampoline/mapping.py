@@ -64,7 +64,8 @@ def place_zone(entries: Sequence[int], image_end: int, physical: int, size_bytes
     first = (image_end - IMAGE_BASE + HUGE_BYTES - 1) // HUGE_BYTES + _GAP
     limit = _IMAGE_ENTRIES if first + count <= _IMAGE_ENTRIES else _ENTRIES
     for start in range(first, limit - count + 1):
-        if not any(entries[start : start + count]):
+        # Until cleanup_highmap() has run, unused entries are not zero, but not present either.
+        if not any(entry & _PRESENT for entry in entries[start : start + count]):
             code = IMAGE_BASE + start * HUGE_BYTES
             return Zone(physical, size_bytes, code, code + HUGE_BYTES)
     raise ZoneError(

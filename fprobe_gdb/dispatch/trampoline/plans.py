@@ -96,6 +96,8 @@ class Planner:
         code = self._code(ip)
         code = (own or b"") + code[len(own or b"") :]
         insn = code[:JUMP_BYTES]
+        if why := self._patched_why(ip, JUMP_BYTES):
+            return Plan(ip, Way.BREAKPOINT, insn, why=why)
         if self._fentry_addr is not None and kind_of_site(insn, ip, self._fentry_addr) in _FREE:
             return Plan(ip, Way.CALL, insn)
         try:
@@ -123,12 +125,16 @@ class Planner:
             return head
         if not self.may_move:
             raise CannotDisplace("the kernel has not finished patching itself")
-        if self._patched and (why := self._patched.why(ip - self._slide, ip - self._slide + len(head.code))):
+        if why := self._patched_why(ip, len(head.code)):
             raise CannotDisplace(why)
         for start, stop in self._body(ip):
             if why := branch_into(self._read(start, stop - start).rstrip(b"\xcc"), start, head):
                 raise CannotDisplace(why)
         return head
+
+    def _patched_why(self, ip: int, size_bytes: int) -> str:
+        start = ip - self._slide
+        return self._patched.why(start, start + size_bytes) if self._patched else ""
 
     # From where in the function that a location begins to its end, and its unlikely part.
     def _body(self, ip: int) -> Sequence[tuple[int, int]]:
