@@ -34,7 +34,7 @@ def shape(line: str) -> str:
 
 @pytest.mark.gdb
 def test_first_command_gives_what_is_shown() -> None:
-    (session,) = re.findall(r"```console\n\$ fprobe-gdb (.*?)```", README, re.DOTALL)
+    session, *_ = re.findall(r"```console\n\$ fprobe-gdb (.*?)```", README, re.DOTALL)
     command, *shown = session.splitlines()
     output = output_of([sys.executable, "-m", "fprobe_gdb", *shlex.split(command)]).splitlines()
     shapes = [shape(line) for line in output]
