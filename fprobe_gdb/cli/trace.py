@@ -43,6 +43,7 @@ class _Request:
     timeout_sec: float
     command: str
     questions: Questions = field(default_factory=Questions)
+    from_boot: bool = False
 
     # Compile the questions for a kernel, at the addresses that its records have.
     def judge(self, knowledge: KernelKnowledge, records: ImageRecords) -> Judge | None:
@@ -62,6 +63,11 @@ class _Request:
     metavar="N",
     type=click.IntRange(0),
     help="Calls in flight at once; more are missed. Default: functions x CPUs x 2, as in the kernel.",
+)
+@click.option(
+    "--from-boot",
+    is_flag=True,
+    help="Trace the boot too, __init functions among them: from the kernel's first C function on.",
 )
 @click.option("--max-hits", metavar="N", type=click.IntRange(1), help="Stop after N calls.")
 @click.option(
@@ -90,6 +96,7 @@ def trace(command: tuple[str, ...], dry_run: bool, **values: Any) -> int:
     fprobe-gdb trace 'f:rd vfs_read count' 'f vfs_read%return $retval' -- ls
     fprobe-gdb trace -i 'vfs_*' -f ftrace --graph -o trace.txt -- ls /
     fprobe-gdb trace --module dummy -i '[dummy]' -- 'modprobe dummy && ip link add d0 type dummy'
+    fprobe-gdb trace --from-boot -i '*_initcall*' -- true
     fprobe-gdb trace -k 6.12 -i kernel_clone -f jsonl -o forks -- 'ls | wc'
 
     One word behind -- is given to the guest's shell as it is; several are quoted, so that the guest sees just these
@@ -107,7 +114,7 @@ def trace(command: tuple[str, ...], dry_run: bool, **values: Any) -> int:
         path = options.kernel_path(progress)
         progress(Progress("reading the kernel's symbols"))
         knowledge = KernelKnowledge.load(path)
-        records = ImageRecords(knowledge)
+        records = ImageRecords(knowledge, boot=request.from_boot)
         # What is wrong with a definition or an expression is told before anything boots.
         ips = request.what.locations(records, request.what.definitions_in_image(knowledge, records))
         if options.dispatch == "breakpoint":
@@ -126,7 +133,7 @@ def trace(command: tuple[str, ...], dry_run: bool, **values: Any) -> int:
 
 def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, sink: EventSink) -> None:
     with working("booting the guest") as progress:
-        k = Kernel.boot(options=options, knowledge=knowledge, progress=progress)
+        k = Kernel.boot(options=options, knowledge=knowledge, progress=progress, wait=not request.from_boot)
     with k:
         # The guest's addresses may be others than the image's, so all is made anew for it.
         tracer = Tracer(
@@ -151,6 +158,8 @@ def _request(command: str, values: dict[str, Any]) -> _Request:
         raise click.UsageError("--entry-only and --maxactive are about functions of -i; an event says 'f16 ...%return'")
     if request.form.graph and request.entry_only:
         raise click.UsageError("--graph draws calls to their returns, which --entry-only leaves out")
+    if request.from_boot and request.what.selection.waits:
+        raise click.UsageError("--from-boot cannot wait for modules: they are found once the guest is up")
     return request
 
 
@@ -172,9 +181,17 @@ def _follow(
 ) -> None:
     ended, status = "interrupted", None
     try:
+        if request.from_boot:
+            tracer.register(ips, definitions)
+            if not k.wait_boot(k.options.boot_timeout_sec):
+                ended = "max-hits"
+                return
         deadline = Deadline(request.timeout_sec)
-        running = start_at_gate(k, request.command, deadline)
-        tracer.register(ips, definitions, request.what.selection)
+        if request.from_boot:
+            running = k.start(request.command, keep_output=False)
+        else:
+            running = start_at_gate(k, request.command, deadline)
+            tracer.register(ips, definitions, request.what.selection)
         status = follow(k, running, deadline, tracer.output)
         ended = "command finished" if status is not None else "max-hits"
     except CommandTimeout:

@@ -194,14 +194,17 @@ class Kernel(GuestView):
 
     # Section: running the guest
 
-    def wait_boot(self, timeout_sec: float = 120.0) -> None:
+    def wait_boot(self, timeout_sec: float = 120.0) -> bool:
         """Let the guest run until it takes commands; it is stopped afterwards. Probes fire meanwhile.
 
+        :return: False when a handler called :meth:`stop` before; call it again to go on.
         :raise BootTimeout: when that takes too long.
         """
         if self._run(Deadline(timeout_sec), lambda: self.machine.agent.ready) is RunEnd.TIMEOUT:
             raise BootTimeout(timeout_sec, self.machine.console.tail())
-        self._settle()
+        if self.machine.agent.ready:
+            self._settle()
+        return self.machine.agent.ready
 
     def shell(self, command: str, *, timeout_sec: float = 60.0) -> CommandResult:
         """Run a command in the guest's shell, as root, and wait for its end. Probes fire meanwhile.

@@ -125,6 +125,19 @@ def test_max_hits_and_exclusion_and_entry_only() -> None:
     assert summary["command_status"] is None
 
 
+@pytest.mark.qemu
+def test_from_boot() -> None:
+    """The boot and then the command, in one trace, with the kernel's first function first."""
+    functions = ("start_kernel", "proc_sys_init", "__x64_sys_sysinfo")
+    includes = [word for name in functions for word in ("-i", name)]
+    outcome = run_tool("trace", "--backend", "rsp", "--from-boot", *includes, "-f", "jsonl", "--", "free")
+    assert (outcome.status, outcome.err) == (0, "")
+    *events, summary = [json.loads(line) for line in outcome.lines]
+    assert [event["func"] for event in events if event["type"] == "entry"] == list(functions)
+    assert (summary["hits"], summary["exits"], summary["ended"]) == (3, 2, "command finished")
+    assert summary["dispatch"].startswith("trampoline")
+
+
 @pytest.mark.parametrize("at", ["boot", "trace"])
 @pytest.mark.qemu
 def test_terminal_is_left_clean(at: str) -> None:

@@ -27,6 +27,7 @@ def run(*argv: str) -> int:
         (["trace", "-i", "vfs_read", "ls", "-l"], "behind --, as in: -- cat /etc/motd"),
         (["trace", "-i", "vfs_read", "--nonsense", "--", "ls", "-l"], "--nonsense"),
         (["trace", "-i", "vfs_read", "--timeout", "0", "--", "true"], "--timeout"),
+        (["trace", "--from-boot", "--module", "dummy", "-i", "[dummy]", "--", "true"], "once the guest is up"),
         (["trace", "-i", "vfs_read", "--max-hits", "0", "--", "true"], "--max-hits"),
         (["trace", "-i", "vfs_read", "--maxactive", "-1", "--", "true"], "--maxactive"),
         (["trace", "-i", "vfs_read", "--backend", "lldb", "--", "true"], "--backend"),
