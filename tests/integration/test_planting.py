@@ -10,6 +10,7 @@ from emu.machine import Machine
 from fprobe_gdb import FPROBE_FL_ANY_FUNCTION, Fprobe, Kernel
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.errors import SiteEntryCode
+from tests.integration.guest_calls import in_handler
 from tests.integration.guest_tracer import TRACING, run, tracing
 
 pytestmark = pytest.mark.qemu
@@ -88,6 +89,28 @@ def test_the_guest_traces_what_we_have_planted(untouched: Callable[..., Kernel],
     finish = probes["text_poke_finish"]
     assert finish.hits == finish.exits >= 2
     assert (finish.nmissed, finish.lost) == (0, 0)
+
+
+def test_what_cannot_be_moved_has_a_breakpoint(untouched: Callable[..., Kernel]) -> None:
+    """A function that loops back to its second instruction, and one that may fault: handlers notice no difference."""
+    k = untouched("6.1")
+    banner = k.address("linux_banner")
+    values: list[int] = []
+    looping = Fprobe(None, lambda fp, ip, ret_ip, regs, data: values.append(regs.ax), flags=FPROBE_FL_ANY_FUNCTION)
+    faulting = Fprobe(lambda *_: None, lambda *_: None, flags=FPROBE_FL_ANY_FUNCTION, nr_maxactive=16)
+    k.register_fprobe(looping, "strcmp")
+    k.register_fprobe(faulting, "__put_user_nocheck_4")
+    calls = [(banner, banner), (banner, banner + 1), (banner + 1, banner)]
+    results = in_handler(k, lambda: [k.call("strcmp", *args) for args in calls])
+    assert [result & 0xFFFFFFFF for result in results] == [0, (1 << 32) - 1, 1]
+    own = [value for value in values if value in results]
+    assert looping.hits == looping.exits == len(values) >= len(own) >= 3
+    assert faulting.hits == faulting.exits > 0
+    assert (looping.nmissed, looping.lost, faulting.nmissed, faulting.lost) == (0, 0, 0, 0)
+    for fp in (looping, faulting):
+        (ip,) = k.locations(fp)
+        # What is planted, and what the guest would read.
+        assert k.target.read_memory(ip, 5) == k.read_memory(ip, 5)
 
 
 @KERNELS
