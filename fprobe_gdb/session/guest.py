@@ -417,7 +417,9 @@ class Kernel(GuestView):
         if isinstance(self._dispatch, BreakpointDispatch):
             why = f", since {self._why_breakpoints}" if self._why_breakpoints else ""
             return f"{self._dispatch.name} ({self.target.name}, {self.options.breakpoint}){why}"
-        return f"{self._dispatch.name} ({self.target.name})"
+        slow = len(self._dispatch.planter.slow) if isinstance(self._dispatch, TrampolineDispatch) else 0
+        by_breakpoint = f", {slow} function{'s' * (slow > 1)} by breakpoint" if slow else ""
+        return f"{self._dispatch.name} ({self.target.name}){by_breakpoint}"
 
     @property
     def waited_ns(self) -> int:

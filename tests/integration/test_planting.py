@@ -107,6 +107,7 @@ def test_what_cannot_be_moved_has_a_breakpoint(untouched: Callable[..., Kernel])
     assert looping.hits == looping.exits == len(values) >= len(own) >= 3
     assert faulting.hits == faulting.exits > 0
     assert (looping.nmissed, looping.lost, faulting.nmissed, faulting.lost) == (0, 0, 0, 0)
+    assert k.dispatch_name == "trampoline (rsp), 2 functions by breakpoint"
     for fp in (looping, faulting):
         (ip,) = k.locations(fp)
         # What is planted, and what the guest would read.
