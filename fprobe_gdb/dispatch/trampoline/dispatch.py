@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import time
 from collections import defaultdict
@@ -54,7 +53,7 @@ _SPIN_NS = 30_000
 _LOOK_ROUND_NS = 2_000_000
 _NAP_SEC = 0.05
 # Giving our turn away takes longer than this where somebody else has used it; for how long to believe that.
-_YIELD_NS = 20_000
+_YIELD_NS = 1_000_000
 _CONTENDED_NS = 50_000_000
 _STEP_SEC = 10.0
 # More than any counter of a real machine.
@@ -142,6 +141,8 @@ class TrampolineDispatch:
         self._stop_requested = False
         self._lost_seen = 0
         self._contended_until_ns = 0
+        # When done() was asked last.
+        self._asked_ns = 0
         # Guest time and host time of the last resume, or only guest time, of the last stop.
         self._resumed: tuple[int, int | None] = (0, None)
         self._waited_ns: dict[int, int] = defaultdict(int)
@@ -252,7 +253,6 @@ class TrampolineDispatch:
     def _look_round(
         self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int], idle: bool
     ) -> tuple[bool, RunEnd | None]:
-        self._drain_doorbell()
         if self._word(Zone.HOST_AWAY):
             self._set_word(Zone.HOST_AWAY, 0)
         if idle:
@@ -271,7 +271,12 @@ class TrampolineDispatch:
         finally:
             if idle:
                 self._set_word(Zone.HOST_SLEEPS, 0)
-        return False, RunEnd.DONE if done() else None
+        if self._rang() and time.monotonic_ns() - self._asked_ns < _LOOK_ROUND_NS:
+            # The guest has rung for a hit, most likely; whoever asks has work to do for his answer.
+            return False, None
+        is_done = done()
+        self._asked_ns = time.monotonic_ns()
+        return False, RunEnd.DONE if is_done else None
 
     def _resume(self) -> None:
         # Where the counter stands against guest time is only known by waiting for a hit.
@@ -521,9 +526,12 @@ class TrampolineDispatch:
         begin = self.ram.offset(self.zone.physical_of(self.zone.word(offset)))
         self.ram.view[begin : begin + 8] = value.to_bytes(8, "little")
 
-    def _drain_doorbell(self) -> None:
-        if select.select([self._doorbell], [], [], 0)[0]:
-            self._doorbell.recv(4096)
+    # Whether the guest has rung since the last time.
+    def _rang(self) -> bool:
+        try:
+            return bool(self._doorbell.recv(4096))
+        except BlockingIOError:
+            return False
 
     # Section: for handlers
 
