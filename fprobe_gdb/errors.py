@@ -41,6 +41,8 @@
     │   ├── SiteUnmapped           its location is not mapped
     │   ├── SiteEntryCode          it runs before the kernel's stack and per-CPU data are there
     │   ├── SiteNoRoom             the landing zone has no room for its stub
+    │   ├── SiteRecorded           it is recorded by another recording probe
+    │   ├── SiteNotRecorded        it has no fentry instruction, which recording needs
     │   └── SiteOutOfReach         a call from there does not reach the landing zone
     ├── GuestCallError             k.call() could not run a guest function, or it did not come back
     ├── GuestPanic                 the guest's kernel panicked; has .console_tail
@@ -80,7 +82,9 @@ __all__ = [
     "ProtocolError",
     "SiteEntryCode",
     "SiteNoRoom",
+    "SiteNotRecorded",
     "SiteOutOfReach",
+    "SiteRecorded",
     "SiteUnmapped",
     "StaleValue",
     "StateError",
@@ -442,6 +446,22 @@ class SiteNoRoom(PlantRefused):
 
     def __init__(self, ip: int) -> None:
         super().__init__(ip, "the landing zone has no room for its stub; probe fewer functions at once")
+
+
+class SiteRecorded(PlantRefused):
+    """The function is recorded by another recording probe."""
+
+    def __init__(self, ip: int) -> None:
+        super().__init__(ip, "it is recorded already; stop the other recording first, or record both in one go")
+
+
+class SiteNotRecorded(PlantRefused):
+    """The function has no fentry instruction; a recording pad has to be called from one."""
+
+    def __init__(self, ip: int) -> None:
+        super().__init__(
+            ip, "it has no fentry instruction, so it cannot be recorded; a handler can probe it (--no-record, Fprobe)"
+        )
 
 
 class SiteOutOfReach(PlantRefused):

@@ -43,10 +43,12 @@ class MissReason(Enum):
     LIST_RECURSION = "list-recursion"
     #: Trampolines: the host did not answer in time, or too many calls were in flight, so the call was let through.
     HOST_AWAY = "host-away"
+    #: Record mode: the ring had no room.
+    RING_FULL = "ring-full"
 
 
 #: Reasons of a :class:`LostEvent`; the others are those of a :class:`MissedEvent`.
-LOST_REASONS = frozenset({MissReason.LIST_RECURSION, MissReason.HOST_AWAY})
+LOST_REASONS = frozenset({MissReason.LIST_RECURSION, MissReason.HOST_AWAY, MissReason.RING_FULL})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,12 @@ from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.output.color import use_color
 from fprobe_gdb.output.ftrace_sink import FtraceSink
 from fprobe_gdb.output.jsonl import JsonlSink
+from fprobe_gdb.output.quiet import Quiet
 from fprobe_gdb.output.text import TextSink
 
 __all__ = ["FORMATS", "open_sink"]
 
-FORMATS = ("text", "jsonl", "ftrace")
+FORMATS = ("text", "jsonl", "ftrace", "summary")
 
 
 @contextlib.contextmanager
@@ -42,6 +43,8 @@ def open_sink(format_: str, path: str | None, *, graph: bool = False) -> Iterato
                 sink = JsonlSink(stream)
             case "ftrace":
                 sink = FtraceSink(stream, graph=graph)
+            case "summary":
+                sink = Quiet(TextSink(stream, color=use_color(stream, os.environ), header=False))
             case _:
                 sink = TextSink(stream, color=use_color(stream, os.environ))
         try:

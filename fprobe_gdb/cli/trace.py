@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,16 +15,17 @@ from fprobe_gdb.cli.exits import ExitCode
 from fprobe_gdb.cli.guest_command import follow, shell_text
 from fprobe_gdb.cli.options import boot_options, guest_options, timeout_option
 from fprobe_gdb.cli.progress import working
+from fprobe_gdb.cli.record_options import record_options, should_record
 from fprobe_gdb.cli.sinks import open_sink
 from fprobe_gdb.cli.trace_options import Form, TraceCommand, What, form_options, what_options
 from fprobe_gdb.errors import GuestPanic, TargetLost
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.output.base import EventSink
-from fprobe_gdb.probe_events import EventDefinition
 from fprobe_gdb.session.command_gate import start_at_gate
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.options import BootOptions
+from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.tracer import Tracer
 from images.progress import Progress
@@ -42,8 +43,16 @@ class _Request:
     max_hits: int | None
     timeout_sec: float
     command: str
+    record: bool | None = None
+    block: bool = False
     questions: Questions = field(default_factory=Questions)
     from_boot: bool = False
+
+    @property
+    def recordable(self) -> bool:
+        """Whether all that is asked for can be had without handlers."""
+        with_handlers = self.questions or self.what.lines or self.what.selection.waits or self.form.stack
+        return not (with_handlers or self.form.format == "ftrace")
 
     # Compile the questions for a kernel, at the addresses that its records have.
     def judge(self, knowledge: KernelKnowledge, records: ImageRecords) -> Judge | None:
@@ -79,6 +88,7 @@ class _Request:
 @click.option(
     "--count-by", multiple=True, metavar="EXPR", help="Calls by a key at the end, e.g. comm, or 'comm, retval'."
 )
+@record_options
 @timeout_option
 @form_options
 @click.option("--dry-run", is_flag=True, help="Show what would be booted and probed, and do nothing.")
@@ -136,6 +146,19 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
         k = Kernel.boot(options=options, knowledge=knowledge, progress=progress, wait=not request.from_boot)
     with k:
         # The guest's addresses may be others than the image's, so all is made anew for it.
+        ips = request.what.functions(k.records)
+        if request.record or (request.record is None and request.recordable and should_record(k, len(ips))):
+            recorder = RecordTracer(
+                k,
+                sink,
+                entry_only=request.entry_only,
+                nr_maxactive=request.nr_maxactive,
+                max_hits=request.max_hits,
+                quiet=request.form.format == "summary",
+                block=request.block,
+            )
+            _follow(k, recorder, request, lambda: recorder.register(ips))
+            return
         tracer = Tracer(
             k,
             sink,
@@ -146,7 +169,8 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
             stack=request.form.stack,
             tracefs=request.form.format == "ftrace",
         )
-        _follow(k, tracer, request, request.what.functions(k.records), request.what.definitions(k))
+        definitions = request.what.definitions(k)
+        _follow(k, tracer, request, lambda: tracer.register(ips, definitions, request.what.selection))
 
 
 def _request(command: str, values: dict[str, Any]) -> _Request:
@@ -160,6 +184,11 @@ def _request(command: str, values: dict[str, Any]) -> _Request:
         raise click.UsageError("--graph draws calls to their returns, which --entry-only leaves out")
     if request.from_boot and request.what.selection.waits:
         raise click.UsageError("--from-boot cannot wait for modules: they are found once the guest is up")
+    if request.record and not request.recordable:
+        raise click.UsageError(
+            "--record knows calls of --include alone: no events, --filter, --errors, --min-duration, --hist, "
+            "--count-by, --stack or -f ftrace; leave it out, and handlers serve them"
+        )
     return request
 
 
@@ -176,13 +205,11 @@ def _questions(values: dict[str, Any]) -> Questions:
 
 
 # Run until the command or the trace ends, and write the summary, however that is.
-def _follow(
-    k: Kernel, tracer: Tracer, request: _Request, ips: Sequence[int], definitions: Sequence[EventDefinition]
-) -> None:
+def _follow(k: Kernel, tracer: Tracer | RecordTracer, request: _Request, register: Callable[[], None]) -> None:
     ended, status = "interrupted", None
     try:
         if request.from_boot:
-            tracer.register(ips, definitions)
+            register()
             if not k.wait_boot(k.options.boot_timeout_sec):
                 ended = "max-hits"
                 return
@@ -191,7 +218,7 @@ def _follow(
             running = k.start(request.command, keep_output=False)
         else:
             running = start_at_gate(k, request.command, deadline)
-            tracer.register(ips, definitions, request.what.selection)
+            register()
         status = follow(k, running, deadline, tracer.output)
         ended = "command finished" if status is not None else "max-hits"
     except CommandTimeout:

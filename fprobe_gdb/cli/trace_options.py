@@ -176,7 +176,7 @@ def form_options(function: F) -> F:
             type=click.Choice(FORMATS),
             default="text",
             show_default=True,
-            help="Lines for people, JSON objects for programs, or tracefs' text for its readers.",
+            help="Lines for people, JSON objects for programs, tracefs' text for its readers, or the summary alone.",
         ),
         click.option(
             _STACK,

@@ -49,7 +49,8 @@ Every object begins with ``type``. In this order:
 
 ============== ======= ==================================================================================
 ``reason``     string  ``"list-recursion"`` (several fprobes at one function), ``"host-away"`` (let through, since
-                       the host did not answer in time)
+                       the host did not answer in time), or ``"ring-full"`` (record mode: at the end of the trace, a
+                       line for each function, with zeros in place of addresses)
 ``count``      integer calls that this line stands for
 ``depth``      integer as of an entry
 ============== ======= ==================================================================================

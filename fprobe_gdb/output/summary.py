@@ -26,7 +26,7 @@ from fprobe_gdb.events import (
 )
 from fprobe_gdb.output.base import AnyEvent
 
-__all__ = ["CallCounters", "SummaryBuilder"]
+__all__ = ["CallCounters", "Durations", "SummaryBuilder"]
 
 
 @dataclass(slots=True)
@@ -46,13 +46,16 @@ class CallCounters:
 
 
 @dataclass(slots=True)
-class _Durations:
+class Durations:
+    """How long calls took: how many, and what their times add up to."""
+
     count: int = 0
     total_ns: int = 0
     min_ns: int = 0
     max_ns: int = 0
 
     def add(self, ns: int) -> None:
+        """Count one call."""
         if not self.count or ns < self.min_ns:
             self.min_ns = ns
         if not self.count or ns > self.max_ns:
@@ -60,8 +63,22 @@ class _Durations:
         self.count += 1
         self.total_ns += ns
 
-    # Minimum, mean (rounded to the nearest) and maximum.
+    def merge(self, other: Durations) -> None:
+        """Count the calls of another one, too."""
+        if not other.count:
+            return
+        self.min_ns = min(self.min_ns, other.min_ns) if self.count else other.min_ns
+        self.max_ns = max(self.max_ns, other.max_ns) if self.count else other.max_ns
+        self.count += other.count
+        self.total_ns += other.total_ns
+
+    def scaled(self, factor: int, divisor: int) -> Durations:
+        """The same in another unit, rounded down."""
+        times = (time * factor // divisor for time in (self.total_ns, self.min_ns, self.max_ns))
+        return Durations(self.count, *times)
+
     def figures(self) -> tuple[int, int, int] | tuple[None, None, None]:
+        """Minimum, mean (rounded to the nearest) and maximum."""
         if not self.count:
             return None, None, None
         return self.min_ns, (2 * self.total_ns + self.count) // (2 * self.count), self.max_ns
@@ -72,7 +89,7 @@ class SummaryBuilder:
 
     def __init__(self) -> None:
         self._counters: dict[str, CallCounters] = {}
-        self._durations: dict[str, _Durations] = {}
+        self._durations: dict[str, Durations] = {}
 
     def write(self, event: AnyEvent) -> None:
         """Count one event."""
@@ -95,6 +112,17 @@ class SummaryBuilder:
 
     def close(self) -> None:
         """Nothing to do."""
+
+    def add(self, func: str, counters: CallCounters, durations: Durations | None = None) -> None:
+        """Count what somebody else has counted of a function, beside the events."""
+        of = self.counters(func)
+        of.hits += counters.hits
+        of.missed += counters.missed
+        of.lost += counters.lost
+        of.exits += counters.exits
+        of.exits_missed += counters.exits_missed
+        if durations:
+            self._durations[func].merge(durations)
 
     @property
     def hits(self) -> int:
@@ -147,11 +175,11 @@ class SummaryBuilder:
         counters = self._counters.get(func)
         if counters is None:
             counters = self._counters[func] = CallCounters()
-            self._durations[func] = _Durations()
+            self._durations[func] = Durations()
         return counters
 
     def _row(self, func: str, counters: CallCounters) -> FunctionSummary:
-        min_ns, mean_ns, max_ns = self._durations.get(func, _Durations()).figures()
+        min_ns, mean_ns, max_ns = self._durations.get(func, Durations()).figures()
         return FunctionSummary(
             func=func,
             hits=counters.hits,

@@ -22,8 +22,8 @@ __all__ = ["BACKENDS", "DEFAULT_MAX_SITES", "DISPATCHES", "BootOptions"]
 BACKENDS = ("gdb", "rsp")
 #: How hits reach handlers; ``auto`` takes trampolines where the guest can have them.
 DISPATCHES = ("auto", "breakpoint", "trampoline")
-# The landing zone: code, data, and a ring of records.
-_ZONE_MIB = 20
+# The landing zone: 4 MiB of code and data, 4 of counters, and a ring of records.
+_ZONE_MIB = 24
 #: Functions that breakpoints serve by default. Each armed breakpoint slows the whole guest under TCG.
 DEFAULT_MAX_SITES = 256
 

@@ -64,6 +64,7 @@ def open_trampolines(
         guarded={name: ip for name in GUARDED if (ip := location_of(records, name))},
         tsc_khz=tsc_khz(ram, cr3, symbols),
         answer_sec=answer_sec,
+        text=symbols.one("_stext"),
     )
 
 

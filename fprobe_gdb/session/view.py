@@ -217,7 +217,9 @@ class GuestView:
         """
         if function not in self._protos:
             try:
-                self._protos[function] = self.btf.function(function)
+                # An error would name what is alike, which takes a second to find.
+                known = self.btf.functions(function)
+                self._protos[function] = self.btf.function(function) if known else None
             except (BtfError, TypeLookupError):
                 self._protos[function] = None
         return self._protos[function]

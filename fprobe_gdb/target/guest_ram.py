@@ -63,6 +63,16 @@ class GuestRam:
             raise MemoryFault(physical, 1)
         return offset
 
+    def part(self, physical: int, size_bytes: int) -> memoryview:
+        """A piece of RAM, to be read and written in place. It has to be released before :meth:`close`.
+
+        :raise MemoryFault: when it is not RAM.
+        """
+        begin = self.offset(physical)
+        if size_bytes and self.offset(physical + size_bytes - 1) != begin + size_bytes - 1:
+            raise MemoryFault(physical, size_bytes)
+        return self.view[begin : begin + size_bytes]
+
     def read_physical(self, addr: int, size_bytes: int) -> bytes:
         """Read RAM. The range must not cross the hole below 4 GiB.
 

@@ -173,6 +173,10 @@ class Asm:
         """``and r32, imm32``."""
         self._registers(b"\x81", 4, to, wide=False, imm=_unsigned32(value))
 
+    def orl_imm(self, to: str, value: int) -> None:
+        """``or r32, imm32``."""
+        self._registers(b"\x81", 1, to, wide=False, imm=_unsigned32(value))
+
     def cmp_imm(self, left: str, value: int) -> None:
         """``cmp r64, imm32``, sign-extended."""
         self._registers(b"\x81", 7, left, wide=True, imm=_signed32(value))
@@ -209,6 +213,10 @@ class Asm:
     def lock_inc(self, to: Mem) -> None:
         """``lock inc m64``."""
         self._memory(b"\xff", 0, to, wide=True, prefix=b"\xf0")
+
+    def lock_incl(self, to: Mem) -> None:
+        """``lock inc m32``."""
+        self._memory(b"\xff", 0, to, wide=False, prefix=b"\xf0")
 
     def lock_dec(self, to: Mem) -> None:
         """``lock dec m64``."""
@@ -259,6 +267,10 @@ class Asm:
     def pause(self) -> None:
         """``pause``: under TCG with one thread the next vCPU runs."""
         self._code += b"\xf3\x90"
+
+    def pad_to(self, addr: int) -> None:
+        """``int3`` up to an address."""
+        self._code += b"\xcc" * (addr - self.here)
 
     def out_al(self, port: int) -> None:
         """``out imm8, al``."""

@@ -27,7 +27,11 @@ from fprobe_gdb.dispatch.cpu_state import CpuState, PerCpuOffsets
 from fprobe_gdb.dispatch.trampoline.pads import CallPads, Kind, call_pads
 from fprobe_gdb.dispatch.trampoline.plans import Planner
 from fprobe_gdb.dispatch.trampoline.planter import Planter
+from fprobe_gdb.dispatch.trampoline.record_format import RecordForm
+from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace
+from fprobe_gdb.dispatch.trampoline.recorder import Recorder, RecordProbe
 from fprobe_gdb.dispatch.trampoline.returns import Returns
+from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
 from fprobe_gdb.dispatch.trampoline.slots import Posted, Slots
 from fprobe_gdb.dispatch.trampoline.text_filter import TextFilters
@@ -58,7 +62,10 @@ _CONTENDED_NS = 50_000_000
 _STEP_SEC = 10.0
 # More than any counter of a real machine.
 _FASTEST_KHZ = 8_000_000
+# How often to take records out of the ring; it holds what a busy guest records in ten times as long.
+_RECORDS_SEC = 0.01
 _FENTRY_BYTES = 5
+_PAD_ALIGN = 64
 
 Read = Callable[[int, int], bytes]
 
@@ -84,6 +91,7 @@ class TrampolineDispatch:
     :param tsc_khz: how fast the time stamp counter runs; 0 where that is not known yet.
     :param make_planner: given how to read the kernel's memory, and the pad.
     :param guarded: locations of :data:`.text_guard.GUARDED`.
+    :param text: where kernel text begins.
     """
 
     name = "trampoline"
@@ -102,6 +110,7 @@ class TrampolineDispatch:
         make_planner: Callable[[Read, int], Planner],
         guarded: Mapping[str, int],
         tsc_khz: int,
+        text: int = 0,
         task_dead_ip: int | None = None,
         answer_sec: float = DEFAULT_ANSWER_SEC,
     ) -> None:
@@ -120,9 +129,16 @@ class TrampolineDispatch:
         self.kernel_cr3 = kernel_cr3
         self._filters = TextFilters.make(zone, self.pads.entry)
         pads = filtered(self._filters, guarded)
+        self.recorder = Recorder(
+            target,
+            ram,
+            PadPlace(zone, offsets, cpu_number, text),
+            zone.code + (len(self.pads.code) | _PAD_ALIGN - 1) + 1,
+        )
 
         def pad_of(ip: int) -> int:
-            return pads.get(ip, self.pads.entry)
+            asking = pads.get(ip, self.pads.entry)
+            return self.recorder.pad_of(ip, asking if ip in self._asked else None) or asking
 
         self._stubs = SiteStubs(ram, zone, pad_of, zone.site_stubs + len(self._filters.code))
         self.planner = make_planner(lambda *where: ram.read(self.kernel_cr3, *where), self.pads.entry)
@@ -134,6 +150,8 @@ class TrampolineDispatch:
         self._doorbell = doorbell
         self._doorbell.setblocking(False)
         self._wanted: set[int] = set()
+        # Locations whose pad asks us, for whatever reason.
+        self._asked: set[int] = set()
         # Where the guest has freed what was there.
         self._gone: list[tuple[int, int]] = []
         self._handling: list[_Handling] = []
@@ -155,6 +173,7 @@ class TrampolineDispatch:
         ram.write_physical(zone.physical_of(zone.code), self.pads.code)
         ram.write_physical(zone.physical_of(zone.stubs), self.pads.stubs(zone))
         ram.write_physical(zone.physical_of(zone.site_stubs), self._filters.code)
+        self.recorder.furnish()
         self._answer_ns = int(answer_sec * 1e9)
         self._set_bound()
 
@@ -207,6 +226,8 @@ class TrampolineDispatch:
                 self._halt()
                 if not self._stop_requested and self._failure is None:
                     self._drain()
+            while self._take_records():
+                pass
             if end is not None:
                 return end
         return RunEnd.DONE
@@ -232,8 +253,9 @@ class TrampolineDispatch:
                 if slot is None:
                     self._yield(now_ns)
                 continue
-            stopped, end = self._look_round(deadline, done, wake, idle)
-            if stopped or end is not None:
+            more = self._take_records()
+            stopped, end = self._look_round(deadline, done, wake, idle and not more)
+            if stopped or end is not None or self._ends_serving:
                 return end
             last_look_ns = time.monotonic_ns()
             if idle:
@@ -260,7 +282,7 @@ class TrampolineDispatch:
         try:
             sleeping = idle and self._slots.next_posted() is None
             # Not for long: our word that we sleep may become visible only after the pad has looked for it.
-            limit = deadline.within(_NAP_SEC) if sleeping else Deadline(0)
+            limit = deadline.within(self._nap_sec) if sleeping else Deadline(0)
             stop = self.target.wait(limit, (*wake, self._doorbell.fileno()))
             if stop is not None:
                 self._note_stop()
@@ -277,6 +299,10 @@ class TrampolineDispatch:
         is_done = done()
         self._asked_ns = time.monotonic_ns()
         return False, RunEnd.DONE if is_done else None
+
+    @property
+    def _nap_sec(self) -> float:
+        return _RECORDS_SEC if self.recorder.active else _NAP_SEC
 
     def _resume(self) -> None:
         # Where the counter stands against guest time is only known by waiting for a hit.
@@ -338,18 +364,32 @@ class TrampolineDispatch:
             wanted.add(self.task_dead_ip)
         self._watched = self.watches()
         wanted.update(self._watched)
-        if wanted:
+        self.recorder.settle()
+        recorded = self.recorder.ips
+        if wanted or recorded:
             wanted |= self._guard.ips
-        for start, stop in self._gone:
-            wanted = {ip for ip in wanted if not start <= ip < stop}
-        changed = wanted != self.planter.ips
-        if changed:
+        self._replant(self._there(wanted), self._there(recorded))
+        if added or removed:
+            self._guard.planted(self._wanted)
+
+    # Plant for those who want to be asked and those who record. Where it is both, or not any more, the pad changes.
+    def _replant(self, asked: set[int], recorded: set[int]) -> None:
+        wanted = asked | recorded
+        stale = ((asked ^ self._asked) & recorded) | self.recorder.take_changes()
+        self._asked = asked
+        gone = (set(self.planter.ips) - wanted) | stale.intersection(self.planter.ips)
+        if gone or wanted != self.planter.ips:
             # What the guest believes to be queued must not get lost with the locations.
             self._guard.flush()
-            self.planter.unplant(set(self.planter.ips) - wanted)
+            self.planter.unplant(gone)
             self.planter.plant(wanted)
-        if changed or added or removed:
             self._guard.planted(self._wanted)
+
+    # Without what the guest has freed.
+    def _there(self, ips: set[int]) -> set[int]:
+        for start, stop in self._gone:
+            ips = {ip for ip in ips if not start <= ip < stop}
+        return ips
 
     def admit(self, ips: Collection[int]) -> None:
         """See :meth:`.base.Dispatch.admit`."""
@@ -357,6 +397,7 @@ class TrampolineDispatch:
 
     def withdraw(self) -> None:
         """Take everything out of the stopped guest: sites get their bytes back, return slots their addresses."""
+        self.recorder.withdraw()
         self._guard.flush()
         self.planter.unplant_all()
         for call in self.returns.all():
@@ -369,7 +410,61 @@ class TrampolineDispatch:
 
     def close(self) -> None:
         """Let go of the guest's memory. May be called twice."""
+        self.recorder.close()
         self.ram.close()
+
+    # Section: recording
+
+    def record(
+        self,
+        ips: Collection[int],
+        form: RecordForm,
+        consume: Callable[[Batch], None],
+        *,
+        nr_maxactive: int,
+        block: bool = False,
+    ) -> RecordProbe:
+        """Record functions, without handlers, from now on. The guest is stopped. See :meth:`.recorder.Recorder.add`."""
+        self.recorder.task_dead_ip = self.task_dead_ip
+        probe = self.recorder.add(ips, form, consume, nr_maxactive=nr_maxactive, block=block)
+        try:
+            self.sync()
+        except BaseException:
+            self.recorder.remove(probe)
+            self.sync()
+            raise
+        return probe
+
+    def recorded_ip(self, ip: int) -> int:
+        """The location that a record is about, given what the record says: there may be a stub in between."""
+        return self._stubs.ip_of(ip)
+
+    def stop_recording(self, probe: RecordProbe) -> None:
+        """Remove a recording probe, and take what it has recorded; of a guest that is gone, only that."""
+        while self._take_records():
+            pass
+        if self.target.state is TargetState.STOPPED:
+            self.recorder.remove(probe)
+            self.sync()
+        else:
+            self.recorder.count_lost(probe)
+
+    def record_times(self, newest_tsc: int) -> TscClock:
+        """What makes guest time of the counter values of records that were just taken, given the newest of them."""
+        if not self._tsc.anchored:
+            self._tsc.anchor(newest_tsc, self._guest_now_ns())
+        self.clock.last_ns = max(self.clock.last_ns, self._tsc.at_ns(newest_tsc))
+        return self._tsc
+
+    # Whether there may be more at once. What a consumer raises ends the run.
+    def _take_records(self) -> bool:
+        try:
+            return self.recorder.drain()
+        except BaseException as error:
+            if self.target.state not in (TargetState.STOPPED, TargetState.RUNNING):
+                raise
+            self._fail(error)
+            return False
 
     # Section: hits
 
@@ -576,7 +671,9 @@ class TrampolineDispatch:
     def recover_return(self, slot_addr: int, value: int) -> int | None:
         """See :meth:`.base.Dispatch.recover_return`."""
         call = self.returns.find(value)
-        return call.ret_addr if call is not None and call.frame == slot_addr else None
+        if call is None:
+            return self.recorder.recover_return(slot_addr, value)
+        return call.ret_addr if call.frame == slot_addr else None
 
     def call(self, addr: int, args: tuple[int, ...], deadline: Deadline) -> int:
         """See :meth:`.base.Dispatch.call`."""

@@ -60,7 +60,8 @@ def place_zone(entries: Sequence[int], image_end: int, physical: int, size_bytes
     :param physical: where the zone is, 2 MiB aligned.
     :raise ZoneError: when there is not enough room.
     """
-    count = size_bytes // HUGE_BYTES
+    # One more: the ring's beginning once more.
+    count = size_bytes // HUGE_BYTES + 1
     first = (image_end - IMAGE_BASE + HUGE_BYTES - 1) // HUGE_BYTES + _GAP
     limit = _IMAGE_ENTRIES if first + count <= _IMAGE_ENTRIES else _ENTRIES
     for start in range(first, limit - count + 1):
@@ -79,4 +80,8 @@ def zone_entries(zone: Zone) -> tuple[int, bytes]:
     index = (zone.code - IMAGE_BASE) // HUGE_BYTES
     values = [zone.physical | _CODE]
     values += [zone.physical + at | _DATA for at in range(HUGE_BYTES, zone.size_bytes, HUGE_BYTES)]
+    if zone.ring_bytes:
+        # Behind the ring's end its beginning follows.
+        end = (zone.ring + zone.ring_bytes - zone.code) // HUGE_BYTES
+        values[end : end + 1] = [zone.physical_of(zone.ring) | _DATA]
     return index, b"".join(value.to_bytes(8, "little") for value in values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.trampoline.pads import NodeField
-from fprobe_gdb.dispatch.trampoline.zone import MAX_NODES, NODE_BYTES, Zone
+from fprobe_gdb.dispatch.trampoline.zone import HOST_NODES, NODE_BYTES, Zone
 from fprobe_gdb.target.guest_ram import GuestRam
 
 __all__ = ["HookedCall", "Returns"]
@@ -34,7 +34,7 @@ class Returns:
         self._bytes = ram.view
         self._stubs, self._stubs_end = zone.stubs, zone.stubs_end
         self._nodes = ram.offset(zone.physical_of(zone.nodes))
-        self._free = list(range(MAX_NODES - 1, -1, -1))
+        self._free = list(range(HOST_NODES - 1, -1, -1))
         self._calls: dict[int, HookedCall] = {}
         self._by_frame: dict[int, HookedCall] = {}
 

@@ -41,8 +41,8 @@ class SiteStubs:
         # QEMU run its whole page instruction by instruction.
         self._low = start
         self._high = zone.site_stubs_end
-        self._jumps: dict[tuple[int, bytes], int] = {}
-        self._stops: dict[int, int] = {}
+        self._jumps: dict[tuple[int, bytes, int], int] = {}
+        self._stops: dict[tuple[int, int], int] = {}
         self._ips: dict[int, int] = {}
 
     def jump(self, head: Head) -> int:
@@ -50,7 +50,7 @@ class SiteStubs:
 
         :raise SiteNoRoom: no more stubs fit into the zone.
         """
-        key = (head.ip, head.code)
+        key = (head.ip, head.code, self._pads(head.ip))
         if key not in self._jumps:
             stub = self._low
             code = self._call(head.ip, stub) + head.moved(stub + JUMP_BYTES)
@@ -65,16 +65,17 @@ class SiteStubs:
 
         :raise SiteNoRoom: no more stubs fit into the zone.
         """
-        if ip not in self._stops:
+        key = (ip, self._pads(ip))
+        if key not in self._stops:
             stub = self._high - _ALIGN
             self._high = self._room(ip, self._low, stub)
             asm = Asm(stub)
             asm.call(self._pads(ip))
             asm.jmp(ip)
             self._write(stub, asm.finish())
-            self._stops[ip] = stub
+            self._stops[key] = stub
             self._ips[stub] = ip
-        return self._stops[ip]
+        return self._stops[key]
 
     @staticmethod
     def tail(stub: int) -> int:

@@ -43,6 +43,12 @@ class TscClock:
             self.last_ns = time_ns
         return self.last_ns
 
+    def at_ns(self, tsc: int) -> int:
+        """The same of a value that is told of late: it may lie before the last one, which stays what it is."""
+        assert self._anchor is not None
+        base_tsc, base_ns = self._anchor
+        return base_ns + (tsc - base_tsc) * 1_000_000 // self.khz
+
     def counts(self, time_ns: int) -> int:
         """How many counts a duration has."""
         return time_ns * self.khz // 1_000_000

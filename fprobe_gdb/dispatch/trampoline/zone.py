@@ -9,9 +9,13 @@ kernel text: nothing here depends on how it got there (:mod:`~fprobe_gdb.dispatc
     data    2 MiB, not executable:
               page 0          words that host and pads share, the states of the slots
               SLOTS_OFFSET    slots: one for each hit that waits for the host
-              NODES_OFFSET    nodes: one for each call in flight whose return address is replaced
+              PROBES_OFFSET   words of the recording probes
+              NODES_OFFSET    nodes: one for each call in flight whose return address is replaced; the first
+                              HOST_NODES of them the host gives out (call mode), the others pads take by themselves
               FILTER          which addresses the guest may touch without asking
-    ring    the rest: records
+    losses  4 MiB: a counter for each 16 bytes of kernel text, of calls for which the ring had no room
+    ring    the rest, a power of two: records. Its first 2 MiB are mapped behind its end once more, so that a record
+            may lie across it.
 
 Data never shares a page with code: TCG translates a page anew when something writes next to code (QEMU 7.2
 accel/tcg/translate-all.c).
@@ -21,7 +25,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["HUGE_BYTES", "MAX_NODES", "NODE_BYTES", "SLOTS", "SLOT_BYTES", "STUB_BYTES", "Zone"]
+__all__ = [
+    "HOST_NODES",
+    "HUGE_BYTES",
+    "LOSS_SHIFT",
+    "MAX_NODES",
+    "MAX_PROBES",
+    "NODE_BYTES",
+    "PROBE_BYTES",
+    "SLOTS",
+    "SLOT_BYTES",
+    "STUB_BYTES",
+    "Zone",
+]
 
 #: A page-middle-directory entry maps so much.
 HUGE_BYTES = 1 << 21
@@ -31,6 +47,13 @@ SLOT_BYTES = 256
 #: Calls in flight whose return is awaited.
 MAX_NODES = 16384
 NODE_BYTES = 64
+#: The first so many are the host's.
+HOST_NODES = 8192
+#: Recording probes at the same time, and the words of each.
+MAX_PROBES = 64
+PROBE_BYTES = 64
+#: Two functions are never closer than this power of two.
+LOSS_SHIFT = 4
 #: ``call rel32`` and three bytes of padding.
 STUB_BYTES = 8
 
@@ -38,9 +61,14 @@ _STUBS_OFFSET = 1 << 18
 _SITE_STUBS_OFFSET = 1 << 20
 _SLOTS_OFFSET = 1 << 12
 _LOST_LOG_OFFSET = 1 << 17
+_PROBES_OFFSET = 3 << 16
 _NODES_OFFSET = 1 << 18
 _FILTER_OFFSET = 3 << 19
+_LOSSES_BYTES = 2 * HUGE_BYTES
+# A zone that is smaller has no losses by function.
+_LARGE_BYTES = 8 * HUGE_BYTES
 assert _SLOTS_OFFSET + SLOTS * SLOT_BYTES <= _LOST_LOG_OFFSET
+assert _PROBES_OFFSET + MAX_PROBES * PROBE_BYTES <= _NODES_OFFSET
 assert _STUBS_OFFSET + MAX_NODES * STUB_BYTES <= _SITE_STUBS_OFFSET
 assert _NODES_OFFSET + MAX_NODES * NODE_BYTES <= _FILTER_OFFSET
 
@@ -67,6 +95,11 @@ class Zone:
     BOUND_TSC = 0x248
     LOST_ENTRIES = 0x280
     LOST_EXITS = 0x2C0
+    #: Bytes of records that pads have reserved, and that the host has taken, since the beginning.
+    RING_HEAD = 0x300
+    RING_TAIL = 0x340
+    #: Address behind the last node that a recording probe has.
+    NODES_END = 0x380
     LOST_LOG = _LOST_LOG_OFFSET
     LOST_LOG_WORDS = 4096
     #: A byte for each 16 bytes of text, modulo so many: not 0 where something is planted.
@@ -106,14 +139,25 @@ class Zone:
         return self.data + _NODES_OFFSET
 
     @property
-    def ring(self) -> int:
-        """Virtual address of the ring."""
+    def losses(self) -> int:
+        """Virtual address of the counters of losses."""
         return self.data + HUGE_BYTES
 
     @property
+    def losses_bytes(self) -> int:
+        """Size of the counters of losses; 0 in a small zone."""
+        return _LOSSES_BYTES if self.size_bytes >= _LARGE_BYTES else 0
+
+    @property
+    def ring(self) -> int:
+        """Virtual address of the ring."""
+        return self.losses + self.losses_bytes
+
+    @property
     def ring_bytes(self) -> int:
-        """Size of the ring: whatever is left."""
-        return self.size_bytes - 2 * HUGE_BYTES
+        """Size of the ring, a power of two; 0 in a zone that has no room for one."""
+        left = self.size_bytes - 2 * HUGE_BYTES - self.losses_bytes
+        return 1 << left.bit_length() - 1 if left else 0
 
     def word(self, offset: int) -> int:
         """Virtual address of a shared word."""
@@ -129,6 +173,14 @@ class Zone:
     def stub(self, node: int) -> int:
         """The return address that stands for a node."""
         return self.stubs + node * STUB_BYTES
+
+    def node(self, number: int) -> int:
+        """Virtual address of a node."""
+        return self.nodes + number * NODE_BYTES
+
+    def probe(self, number: int) -> int:
+        """Virtual address of the words of a recording probe."""
+        return self.data + _PROBES_OFFSET + number * PROBE_BYTES
 
     def node_of_stub(self, addr: int) -> int | None:
         """Which node a return address stands for; None when it is not one of ours."""

@@ -45,7 +45,7 @@ def outcome(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def follow(tracer: FakeTracer) -> None:
-    module._follow(cast(Any, None), cast(Any, tracer), REQUEST, [0x1000], [])
+    module._follow(cast(Any, None), cast(Any, tracer), REQUEST, lambda: tracer.register([0x1000], [], []))
 
 
 @pytest.mark.parametrize(

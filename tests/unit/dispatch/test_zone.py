@@ -51,8 +51,21 @@ def test_the_zone_is_reached_through_the_tables_that_map_it(guest: Guest) -> Non
         assert guest.ram.translate(ROOT, addr) == zone.physical_of(addr)
     entries = [int.from_bytes(mapped[at : at + 8], "little") for at in range(0, len(mapped), 8)]
     writable, no_exec = 2, 1 << 63
-    assert [bool(entry & writable) for entry in entries] == [False, True, True, True]
-    assert [bool(entry & no_exec) for entry in entries] == [False, True, True, True]
+    assert [bool(entry & writable) for entry in entries] == [False, True, True, True, True]
+    assert [bool(entry & no_exec) for entry in entries] == [False, True, True, True, True]
+    # The ring begins anew behind its end.
+    behind = zone.ring + zone.ring_bytes
+    assert guest.ram.translate(ROOT, behind + 8) == zone.physical_of(zone.ring) + 8
+
+
+@pytest.mark.parametrize(
+    ("mib", "losses_mib", "ring_mib"), [(4, 0, 0), (6, 0, 2), (10, 0, 4), (16, 4, 8), (24, 4, 16), (30, 4, 16)]
+)
+def test_rings_of_zones_of_all_sizes(guest: Guest, mib: int, losses_mib: int, ring_mib: int) -> None:
+    _, entries = read_directory(ROOT, guest.ram.read_physical)
+    zone = place_zone(entries, IMAGE_END, ZONE_AT, mib << 20)
+    assert (zone.losses_bytes >> 20, zone.ring_bytes >> 20) == (losses_mib, ring_mib)
+    assert zone.ring + zone.ring_bytes <= zone.code + zone.size_bytes
 
 
 def test_entries_that_are_taken_are_stepped_over(guest: Guest) -> None:

@@ -1,0 +1,337 @@
+"""Record mode, the host's side: which functions are recorded by which probe, and the records that come of it.
+
+Rule 1: a call is in one of ``hits`` (its record was taken), ``nmissed`` (its record says that no node was left) and
+``lost`` (there was no room for a record). All three are counted by the pads.
+Rule 2: probes come and go while the guest is stopped. Code of pads stays for good: a vCPU may be in it at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from fprobe_gdb.dispatch.trampoline.assembler import Asm
+from fprobe_gdb.dispatch.trampoline.node_pools import NodePools
+from fprobe_gdb.dispatch.trampoline.record_format import ProbeWord, RecordForm, RecordKind
+from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace, RecordPads, record_pads
+from fprobe_gdb.dispatch.trampoline.ring import Batch, Ring
+from fprobe_gdb.dispatch.trampoline.zone import LOSS_SHIFT, MAX_PROBES, PROBE_BYTES
+from fprobe_gdb.errors import MemoryFault, SiteRecorded, ZoneError
+from fprobe_gdb.target.base import Target
+from fprobe_gdb.target.guest_ram import GuestRam
+
+__all__ = ["RecordProbe", "Recorder"]
+
+# Records that one drain takes at most, so that hits that wait for the host do not wait for long.
+_DRAIN_BYTES = 1 << 20
+
+
+@dataclass(slots=True, eq=False)
+class RecordProbe:
+    """Functions that are recorded together. Made by :meth:`Recorder.add`.
+
+    Calls are counted as those of an fprobe: ``hits + nmissed + lost`` is how many there were.
+    """
+
+    ips: frozenset[int]
+    form: RecordForm
+    #: Gets the records, soon after they were written.
+    consume: Callable[[Batch], None]
+    #: How many calls can be in flight at once; 0 where returns are not recorded.
+    nr_maxactive: int
+    block: bool
+    #: Calls that were recorded.
+    hits: int = 0
+    #: Returns that were recorded.
+    exits: int = 0
+    #: Calls whose return could not have been recorded: ``nr_maxactive`` were in flight.
+    nmissed: int = 0
+    #: Calls for which the ring had no room. As the two below, known once the probe is removed.
+    lost: int = 0
+    #: Returns for which it had none.
+    lost_exits: int = 0
+    #: ``lost`` by function; those of modules, and all in a small zone, are only in the sum.
+    losses: dict[int, int] = field(default_factory=dict)
+    number: int = -1
+
+
+class Recorder:
+    """All recording probes of a zone. What it wants planted is in :attr:`ips`; planting is somebody else's.
+
+    :param code: where in the zone pads can be put, up to the stubs of nodes.
+    """
+
+    def __init__(self, target: Target, ram: GuestRam, place: PadPlace, code: int) -> None:
+        self._target = target
+        self._ram = ram
+        self._place = place
+        self._zone = zone = place.zone
+        self._code = code
+        #: Location of ``do_task_dead``; None where there is none, and nodes of tasks that die are kept.
+        self.task_dead_ip: int | None = None
+        self.pools = NodePools(ram, zone)
+        self._sizes = [8] * MAX_PROBES
+        self._ring = Ring(ram, zone, self._sizes.__getitem__) if zone.ring_bytes else None
+        self._words = ram.part(zone.physical_of(zone.probe(0)), MAX_PROBES * PROBE_BYTES).cast("Q")
+        self._losses = ram.part(zone.physical_of(zone.losses), zone.losses_bytes).cast("I")
+        self._probes: dict[int, RecordProbe] = {}
+        self._probe_at: dict[int, RecordProbe] = {}
+        # Probes that are gone, some of whose calls are in flight; their numbers are not free.
+        self._leaving: dict[int, RecordProbe] = {}
+        self._next_number = 0
+        self._pads: dict[tuple[int, RecordForm, bool, bool, int | None], RecordPads] = {}
+        # Which exit pad the stub of a node calls.
+        self._stub_calls: dict[int, int] = {}
+        self._changed: set[int] = set()
+
+    def furnish(self) -> None:
+        """The zone has been wiped: write what pads expect there."""
+        self.pools.furnish()
+
+    @property
+    def active(self) -> bool:
+        """Whether records may come."""
+        return bool(self._probes or self._leaving)
+
+    # Section: what has to be planted
+
+    @property
+    def ips(self) -> set[int]:
+        """Locations that have to call a pad of ours."""
+        watches_dead = self.task_dead_ip is not None and self._watcher is not None
+        return {*self._probe_at, *((self.task_dead_ip,) if watches_dead and self.task_dead_ip else ())}
+
+    def take_changes(self) -> set[int]:
+        """Locations whose pad may be another one than at the last call."""
+        changed, self._changed = self._changed, set()
+        return changed
+
+    def pad_of(self, ip: int, then: int | None) -> int | None:
+        """The pad for a location; None where nothing is recorded.
+
+        :param then: a pad that has to be next, with everything as the function's entry had it.
+        """
+        probe = self._probe_at.get(ip)
+        if ip == self.task_dead_ip and (watcher := probe if probe and probe.form.returns else self._watcher):
+            return self._make_pads(watcher, then).task_dead
+        return self._make_pads(probe, then).entry if probe else None
+
+    # The probe whose pad gives nodes back at do_task_dead.
+    @property
+    def _watcher(self) -> RecordProbe | None:
+        return next((probe for probe in self._probes.values() if probe.form.returns), None)
+
+    # Section: probes
+
+    def add(
+        self,
+        ips: Collection[int],
+        form: RecordForm,
+        consume: Callable[[Batch], None],
+        *,
+        nr_maxactive: int,
+        block: bool = False,
+    ) -> RecordProbe:
+        """Record these functions, as soon as :attr:`ips` are planted. The guest is stopped.
+
+        :param nr_maxactive: calls in flight at once, if returns are recorded; as many as there is room for, at most.
+        :raise SiteRecorded: one of them is recorded already.
+        :raise ZoneError: there is no room for another probe.
+        """
+        if self._ring is None:
+            raise ZoneError("the landing zone has no room for records; give the guest more memory")
+        self.settle()
+        if taken := self._probe_at.keys() & set(ips):
+            raise SiteRecorded(min(taken))
+        dead = self.task_dead_ip
+        clash = self._watcher is not None if not form.returns else dead not in ips and dead in self._probe_at
+        if dead is not None and clash and (form.returns or dead in ips):
+            # One pad there gives nodes back, and records for its own probe only.
+            raise SiteRecorded(dead)
+        probe = RecordProbe(frozenset(ips), form, consume, 0, block, number=self._free_number())
+        pads = self._make_pads(probe, None)
+        self._sizes[probe.number] = form.size_bytes
+        self._clear_words(probe)
+        if form.returns:
+            probe.nr_maxactive = self._give_nodes(probe, pads, nr_maxactive)
+        self._probes[probe.number] = probe
+        self._probe_at |= dict.fromkeys(probe.ips, probe)
+        self._change(probe)
+        return probe
+
+    def remove(self, probe: RecordProbe) -> None:
+        """Record these functions no longer, as soon as they are not planted any more. The guest is stopped.
+
+        Calls in flight return by themselves.
+        """
+        if self._probes.pop(probe.number, None) is not probe:
+            return
+        for ip in probe.ips:
+            del self._probe_at[ip]
+        self._change(probe)
+        self._leaving[probe.number] = probe
+        self.count_lost(probe)
+        self.settle()
+
+    def _change(self, probe: RecordProbe) -> None:
+        self._changed |= probe.ips
+        if self.task_dead_ip is not None and probe.form.returns:
+            self._changed.add(self.task_dead_ip)
+
+    def settle(self) -> None:
+        """Take back nodes that have come home since their probe was removed. The guest is stopped."""
+        for number in list(self._leaving):
+            if self.pools.take_back(number) and not self.waiting:
+                del self._leaving[number]
+
+    def withdraw(self) -> None:
+        """Take everything out of the stopped guest: sites get their bytes back, return slots their addresses."""
+        for probe in list(self._probes.values()):
+            self.remove(probe)
+        for call in self.pools.in_flight():
+            stub = self._zone.stub(call.node).to_bytes(8, "little")
+            with contextlib.suppress(MemoryFault):
+                # The stack of a task that is gone may be, too.
+                if self._target.read_memory(call.frame, 8) == stub:
+                    self._target.write_memory(call.frame, self.real_return(call.ret_addr).to_bytes(8, "little"))
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        for part in (self.pools, self._ring):
+            if part is not None:
+                part.close()
+        self._words.release()
+        self._losses.release()
+
+    def real_return(self, addr: int) -> int:
+        """What a return address stands for, if it is a stub."""
+        while (node := self._zone.node_of_stub(addr)) is not None:
+            data = self._ram.read_physical(self._zone.physical_of(self._zone.node(node)), 8)
+            addr = int.from_bytes(data, "little")
+        return addr
+
+    def recover_return(self, slot_addr: int, value: int) -> int | None:
+        """What a return slot held before a pad put ``value`` there; None when none did."""
+        node = self._zone.node_of_stub(value)
+        found = self.pools.call(node) if node is not None else None
+        return self.real_return(value) if found and found.frame == slot_addr else None
+
+    # Section: records
+
+    def drain(self) -> bool:
+        """Give records that are there to their probes. Returns whether there may be more at once.
+
+        :raise BaseException: what a probe's ``consume`` raises; records behind it are taken all the same.
+        """
+        if self._ring is None:
+            return False
+        batches = self._ring.take(_DRAIN_BYTES)
+        for batch in batches:
+            probe = self._probes.get(batch.probe) or self._leaving.get(batch.probe)
+            if probe is not None:
+                self._count(probe, batch)
+        for batch in batches:
+            probe = self._probes.get(batch.probe) or self._leaving.get(batch.probe)
+            if probe is not None:
+                probe.consume(batch)
+        return sum(len(batch.data) for batch in batches) >= _DRAIN_BYTES // 2
+
+    @property
+    def waiting(self) -> bool:
+        """Whether records are reserved that have not been taken."""
+        return self._ring is not None and bool(self._ring.waiting_bytes)
+
+    def _count(self, probe: RecordProbe, batch: Batch) -> None:
+        of_kind = [batch.kinds.count(kind | probe.number << 2) for kind in RecordKind]
+        probe.hits += of_kind[RecordKind.ENTRY]
+        probe.exits += of_kind[RecordKind.EXIT]
+        probe.nmissed += of_kind[RecordKind.MISSED]
+
+    def count_lost(self, probe: RecordProbe) -> None:
+        """Look after what this probe has lost so far."""
+        places = ((ip, self._loss_place(ip)) for ip in probe.ips)
+        counts = ((ip, self._losses[place]) for ip, place in places if place is not None)
+        probe.losses = {ip: count for ip, count in counts if count}
+        probe.lost = self._words[self._word(probe, ProbeWord.LOST)] + sum(probe.losses.values())
+        probe.lost_exits = self._words[self._word(probe, ProbeWord.LOST_EXITS)]
+
+    @property
+    def busy(self) -> bool:
+        """Whether a vCPU of the stopped guest is about to record something."""
+        ips = self._target.instruction_pointers()
+        return self.waiting or any(self._zone.code <= ip < self._zone.stubs for ip in ips)
+
+    # Section: private
+
+    def _free_number(self) -> int:
+        # Round and round, so that a number rests for as long as possible before it means something else.
+        for step in range(MAX_PROBES):
+            number = (self._next_number + step) % MAX_PROBES
+            if number not in self._probes and number not in self._leaving:
+                self._next_number = number + 1
+                return number
+        raise ZoneError(f"{MAX_PROBES} recording probes are there, or some of their calls are; remove one")
+
+    def _make_pads(self, probe: RecordProbe, then: int | None) -> RecordPads:
+        probes_dead = self.task_dead_ip in probe.ips
+        key = (probe.number, probe.form, probe.block, probes_dead, then)
+        if key not in self._pads:
+            pads = record_pads(
+                self._code,
+                self._place,
+                probe.form,
+                probe.number,
+                block=probe.block,
+                probes_task_dead=probes_dead,
+                then=then,
+            )
+            if self._code + len(pads.code) > self._zone.stubs:
+                raise ZoneError("the landing zone has no room for the code of another kind of recording probe")
+            # Nobody has executed anything there.
+            self._ram.write_physical(self._zone.physical_of(self._code), pads.code)
+            self._code += len(pads.code)
+            self._pads[key] = pads
+        return self._pads[key]
+
+    def _give_nodes(self, probe: RecordProbe, pads: RecordPads, wanted: int) -> int:
+        # Some are kept for others.
+        count = min(wanted, self.pools.free - self.pools.free // 8)
+        if count <= 0:
+            raise ZoneError("the landing zone has no node left for returns; remove a probe, or record entries only")
+        assert pads.exit is not None
+        nodes = [node for node in self.pools.give(probe.number, count) if self._stub_calls.get(node) != pads.exit]
+        for begin, length in _runs(nodes):
+            asm = Asm(self._zone.stub(begin))
+            for node in range(begin, begin + length):
+                asm.call(pads.exit)
+                asm.pad_to(self._zone.stub(node + 1))
+                self._stub_calls[node] = pads.exit
+            self._target.write_memory(self._zone.stub(begin), asm.finish())
+        return count
+
+    def _clear_words(self, probe: RecordProbe) -> None:
+        for word in (ProbeWord.LOST, ProbeWord.LOST_EXITS):
+            self._words[self._word(probe, word)] = 0
+        if self._losses and any(self._losses.tobytes()):
+            for ip in probe.ips:
+                if (place := self._loss_place(ip)) is not None:
+                    self._losses[place] = 0
+
+    def _loss_place(self, ip: int) -> int | None:
+        place = ip - self._place.text >> LOSS_SHIFT
+        return place if 0 <= place < len(self._losses) else None
+
+    def _word(self, probe: RecordProbe, word: ProbeWord) -> int:
+        return (self._zone.probe(probe.number) - self._zone.probe(0) + word) // 8
+
+
+# Ascending numbers as runs: the first, and how many.
+def _runs(numbers: list[int]) -> list[tuple[int, int]]:
+    runs: list[tuple[int, int]] = []
+    for number in numbers:
+        if runs and runs[-1][0] + runs[-1][1] == number:
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((number, 1))
+    return runs

@@ -1,0 +1,261 @@
+"""``fprobe-gdb trace`` in record mode: turns records into events, or only into the figures of the summary."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from operator import sub
+
+from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordField, RecordKind, record_ip
+from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
+from fprobe_gdb.dispatch.trampoline.ring import Batch
+from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
+from fprobe_gdb.errors import MemoryFault
+from fprobe_gdb.events import ConsoleEvent, EntryEvent, ExitEvent, LostEvent, MissedEvent, MissReason, SummaryEvent
+from fprobe_gdb.kernel.values import GuestMemory, arguments, return_value
+from fprobe_gdb.output.base import EventSink
+from fprobe_gdb.output.summary import CallCounters, Durations, SummaryBuilder
+from fprobe_gdb.registers import ARGUMENT_REGISTERS
+from fprobe_gdb.session.calls_in_flight import CallsInFlight
+from fprobe_gdb.session.describe import describe_arguments, describe_result
+from fprobe_gdb.session.guest import Kernel
+
+__all__ = ["RecordTracer"]
+
+
+class RecordTracer:
+    """Records functions, and writes what they do to a sink. See :class:`~fprobe_gdb.session.tracer.Tracer`.
+
+    :param sink: gets all events, and the summary at last.
+    :param quiet: no event of a call: only the summary, for which much less is recorded.
+    :param block: let the guest wait instead of losing records.
+    """
+
+    def __init__(
+        self,
+        k: Kernel,
+        sink: EventSink,
+        *,
+        entry_only: bool = False,
+        nr_maxactive: int = 0,
+        max_hits: int | None = None,
+        quiet: bool = False,
+        block: bool = False,
+    ) -> None:
+        self._k = k
+        self._sink = sink
+        self._entry_only = entry_only
+        self._nr_maxactive = nr_maxactive
+        self._max_hits = max_hits
+        self._quiet = quiet
+        self._block = block
+        self._shown = 0
+        self._line = ""
+        self._summary = SummaryBuilder()
+        # In a quiet trace: records by kind and location, and durations by location.
+        self._counted: Counter[tuple[int, int]] = Counter()
+        self._durations: dict[int, Durations] = {}
+        self._in_flight = CallsInFlight()
+        # Values are made long after the hit: what pointers point to has changed.
+        self._memory = GuestMemory(_no_memory, lambda: 0)
+        self._typed = k.has_types
+        self._callers: dict[int, str] = {}
+        self._names: dict[int, str] = {}
+        self._probe: RecordProbe | None = None
+        self._host_ns = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether ``max_hits`` is reached."""
+        return self._max_hits is not None and self._shown >= self._max_hits
+
+    @property
+    def probe(self) -> RecordProbe:
+        """The recording probe, with its counters."""
+        assert self._probe is not None
+        return self._probe
+
+    def register(self, ips: Sequence[int]) -> None:
+        """Start to record these locations.
+
+        :raise PlantRefused, ZoneError: when they cannot be.
+        """
+        self._names = {ip: self._k.records.name_at(ip) for ip in ips}
+        self._k.on_console = lambda line: self._console(line, "console")
+        self._probe = self._k.record(
+            ips,
+            self._consume,
+            entry_only=self._entry_only,
+            args=not self._quiet,
+            names=not self._quiet,
+            nr_maxactive=self._nr_maxactive,
+            block=self._block,
+        )
+
+    def output(self, data: bytes) -> None:
+        """Pass on output of the traced command, line by line."""
+        *lines, self._line = (self._line + data.decode(errors="replace")).split("\n")
+        for line in lines:
+            self._console(line, "command")
+
+    def finish(self, ended: str, command_status: int | None) -> SummaryEvent:
+        """Write what is left of the command's output, what was lost, and the summary."""
+        if self._probe:
+            self._k.stop_recording(self._probe)
+        if self._line:
+            self._console(self._line, "command")
+            self._line = ""
+        self._add_counted()
+        self._tell_losses()
+        summary = self._summary.build(
+            host_ns=self._host_ns, ended=ended, command_status=command_status, dispatch="trampoline (record)"
+        )
+        self._sink.write(summary)
+        return summary
+
+    def _console(self, line: str, source: str) -> None:
+        self._sink.write(ConsoleEvent(line, self._k.last_time_ns, source))
+
+    # Section: records
+
+    def _consume(self, batch: Batch) -> None:
+        started_ns = time.monotonic_ns()
+        try:
+            if self._quiet:
+                self._count(batch)
+            else:
+                self._show_all(batch)
+        finally:
+            self._host_ns += time.monotonic_ns() - started_ns
+
+    # Much is done by functions that look at thousands of records in one go.
+    def _count(self, batch: Batch) -> None:
+        size = self.probe.form.size_bytes
+        words, longs = memoryview(batch.data).cast("I"), memoryview(batch.data).cast("Q")
+        ips = words[:: size // 4].tolist()
+        self._counted.update(zip(batch.kinds, ips, strict=True))
+        if not self.probe.form.returns:
+            return
+        tscs, entered = (longs[field // 8 :: size // 8].tolist() for field in (RecordField.TSC, RecordField.ENTERED))
+        exit_kind = RecordKind.EXIT | self.probe.number << 2
+        durations = self._durations
+        for kind, ip, counts in zip(batch.kinds, ips, map(sub, tscs, entered), strict=True):
+            if kind == exit_kind:
+                of = durations.get(ip)
+                if of is None:
+                    of = durations[ip] = Durations()
+                of.add(counts)
+
+    def _add_counted(self) -> None:
+        if not self._counted:
+            return
+        khz = self._k.record_times(0).khz
+        kinds = {kind | self.probe.number << 2: kind for kind in RecordKind}
+        counters: dict[str, CallCounters] = {}
+        for (kind, low_ip), count in self._counted.items():
+            of = counters.setdefault(self._name(record_ip(low_ip)), CallCounters())
+            match kinds[kind]:
+                case RecordKind.ENTRY:
+                    of.hits += count
+                case RecordKind.EXIT:
+                    of.exits += count
+                case RecordKind.MISSED:
+                    of.missed += count
+        durations: dict[str, Durations] = {}
+        for low_ip, counts in self._durations.items():
+            durations.setdefault(self._name(record_ip(low_ip)), Durations()).merge(counts.scaled(1_000_000, khz))
+        for func, of in counters.items():
+            self._summary.add(func, of, durations.get(func))
+
+    def _show_all(self, batch: Batch) -> None:
+        records = self.probe.form.decode(batch.data)
+        clock = self._k.record_times(records[-1].tsc)
+        for record in records:
+            if self.full:
+                return
+            self._show(record, clock)
+
+    def _show(self, record: Record, clock: TscClock) -> None:
+        event: EntryEvent | ExitEvent | MissedEvent
+        record = record._replace(ip=self._k.recorded_ip(record.ip))
+        func, time_ns = self._name(record.ip), clock.at_ns(record.tsc)
+        where = (func, record.ip, record.ret_ip, record.cpu, record.task, time_ns)
+        match record.kind:
+            case RecordKind.ENTRY:
+                event = EntryEvent(
+                    *where,
+                    args=dict(zip(ARGUMENT_REGISTERS, record.args, strict=True)),
+                    caller=self._caller(record.ret_ip),
+                    depth=self._in_flight.entry(record),
+                    comm=record.comm,
+                    pid=record.pid,
+                    params=self._params(func, record),
+                )
+                self._shown += 1
+            case RecordKind.EXIT:
+                event = ExitEvent(
+                    *where,
+                    retval=record.retval,
+                    duration_ns=(record.tsc - record.entered_tsc) * 1_000_000 // clock.khz,
+                    caller=self._caller(record.ret_ip),
+                    depth=self._in_flight.exit(record),
+                    comm=record.comm,
+                    pid=record.pid,
+                    result=self._result(func, record),
+                )
+            case RecordKind.MISSED:
+                event = MissedEvent(*where, reason=MissReason.POOL, depth=self._in_flight.depth(record.task))
+            case RecordKind.TASK_DEAD:
+                self._in_flight.task_dead(record.task)
+                return
+        if record.ip == self._task_dead_ip:
+            self._in_flight.task_dead(record.task)
+        self._summary.write(event)
+        self._sink.write(event)
+        if self.full:
+            self._k.stop()
+
+    # What the ring had no room for, by function as far as that is known.
+    def _tell_losses(self) -> None:
+        if self._probe is None or not self._probe.lost:
+            return
+        losses = {self._name(ip): count for ip, count in self._probe.losses.items()}
+        if unknown := self._probe.lost - sum(losses.values()):
+            losses["(any)"] = unknown
+        for func, count in sorted(losses.items()):
+            event = LostEvent(func, 0, 0, 0, 0, self._k.last_time_ns, reason=MissReason.RING_FULL, count=count)
+            self._summary.write(event)
+            if not self._quiet:
+                self._sink.write(event)
+
+    # Section: private
+
+    @property
+    def _task_dead_ip(self) -> int | None:
+        return self._k.task_dead_ip
+
+    def _name(self, ip: int) -> str:
+        return self._names.get(ip) or self._k.records.name_at(self._k.recorded_ip(ip))
+
+    def _caller(self, ret_ip: int) -> str:
+        if ret_ip not in self._callers:
+            self._callers[ret_ip] = self._k.symbolize(ret_ip)
+        return self._callers[ret_ip]
+
+    def _params(self, func: str, record: Record) -> tuple[tuple[str, str], ...] | None:
+        proto = self._k.prototype(func) if self._typed else None
+        if proto is None:
+            return None
+        regs = dict(zip(ARGUMENT_REGISTERS, record.args, strict=True)) | {"sp": 0}
+        return describe_arguments(arguments(self._k.btf, proto, regs, self._memory))
+
+    def _result(self, func: str, record: Record) -> str | None:
+        proto = self._k.prototype(func) if self._typed else None
+        if proto is None:
+            return None
+        return describe_result(return_value(self._k.btf, proto, {"ax": record.retval, "dx": 0}, self._memory))
+
+
+def _no_memory(addr: int, size_bytes: int) -> bytes:
+    raise MemoryFault(addr, size_bytes)

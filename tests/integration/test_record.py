@@ -1,0 +1,179 @@
+"""Record mode on real kernels: exact counts, exact pairing, exact losses, and every function at once."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fprobe_gdb import Kernel
+from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordKind
+from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
+from fprobe_gdb.dispatch.trampoline.ring import Batch
+from fprobe_gdb.output.jsonl import JsonlSink
+from fprobe_gdb.session.record_tracer import RecordTracer
+from images.workload_counts import EXAMPLES, Count, counts
+from tests.integration.guest_tracer import run
+from tests.integration.tool import run_tool
+
+pytestmark = pytest.mark.qemu
+
+KERNELS = ("6.1", "6.12")
+FORKS = "i=0; while [ $i -lt {} ]; do /bin/busybox true; i=$((i+1)); done"
+
+
+class Recording:
+    """One recording probe, its records, and their pairing."""
+
+    def __init__(self, k: Kernel, function: str) -> None:
+        self._k = k
+        self.records: list[Record] = []
+        ip = k.records.ftrace_location(k.address(function))
+        self.probe: RecordProbe = k.record([ip], self._consume, args=True, names=True, nr_maxactive=64)
+
+    def _consume(self, batch: Batch) -> None:
+        self.records += self.probe.form.decode(batch.data)
+
+    def check(self, count: Count) -> None:
+        """Stop, and compare with what the workload says."""
+        self._k.stop_recording(self.probe)
+        probe = self.probe
+        calls = (probe.hits, probe.exits, probe.nmissed, probe.lost, probe.lost_exits)
+        assert calls == (count.entries, count.exits, 0, 0, 0)
+        inside: dict[int, list[Record]] = defaultdict(list)
+        deepest, retvals = 0, set()
+        for record in self.records:
+            calls_of_task = inside[record.task]
+            if record.kind is RecordKind.ENTRY:
+                calls_of_task.append(record)
+                deepest = max(deepest, len(calls_of_task))
+            elif record.kind is RecordKind.EXIT:
+                # Within a task, calls return in the reverse order: any mistaken pair shows.
+                entry = calls_of_task.pop()
+                assert (entry.node, entry.tsc, entry.ret_ip) == (record.node, record.entered_tsc, record.ret_ip)
+                retvals.add(record.retval & 0xFFFFFFFF)
+            else:
+                del inside[record.task]
+        assert deepest == count.depth or count.exits < count.entries
+        if count.retval is not None:
+            assert retvals <= {count.retval & 0xFFFFFFFF}
+        assert {record.comm for record in self.records if record.kind is not RecordKind.TASK_DEAD} <= {"workload"}
+
+
+@pytest.fixture(params=KERNELS)
+def recorded_guest(request: pytest.FixtureRequest, guest: Callable[..., Kernel]) -> Kernel:
+    """A guest of each kernel, two CPUs, with trampolines."""
+    return guest(kernel=request.param, smp=2, dispatch="trampoline")
+
+
+@pytest.mark.parametrize("command", EXAMPLES, ids=" ".join)
+def test_workload_is_recorded_exactly(recorded_guest: Kernel, command: tuple[str, ...]) -> None:
+    """Entries, exits, return values, nesting and the task's name, of every subcommand of the workload."""
+    k = recorded_guest
+    recordings = [(Recording(k, count.function), count) for count in counts(command)]
+    run(k, "workload " + " ".join(command))
+    for recording, count in recordings:
+        recording.check(count)
+
+
+def test_a_full_ring_is_counted_exactly(guest: Callable[..., Kernel]) -> None:
+    """With a host that takes nothing, the ring overflows: what was lost and what was not are all calls there were."""
+    k = guest(kernel="6.1", smp=2, dispatch="trampoline")
+    calls = 700_000
+    ip = k.records.ftrace_location(k.address("__x64_sys_personality"))
+    seen: list[int] = []
+    probe = k.record([ip], lambda batch: seen.append(len(batch.kinds)), entry_only=True)
+    recorder = k._dispatch.recorder  # type: ignore[attr-defined]
+    drain, recorder.drain = recorder.drain, lambda: False
+    try:
+        run(k, f"workload calls {calls}")
+    finally:
+        recorder.drain = drain
+    k.stop_recording(probe)
+    ring_records = recorder._zone.ring_bytes // probe.form.size_bytes
+    assert probe.hits == sum(seen) == ring_records < calls
+    assert probe.hits + probe.nmissed + probe.lost == calls
+    assert probe.losses == {ip: probe.lost}
+
+
+def test_every_function_is_recorded_and_accounted_for(recorded_guest: Kernel) -> None:
+    """All functions there are, with returns, under a loop of forks, against the guest's own count of the same calls."""
+    k = recorded_guest
+    ips = [location.ip for location in k.records.records]
+    entered: Counter[int] = Counter()
+
+    def consume(batch: Batch) -> None:
+        words = memoryview(batch.data).cast("I")[:: probe.form.size_bytes // 4].tolist()
+        entered.update(ip for kind, ip in zip(batch.kinds, words, strict=True) if kind & 3 == RecordKind.ENTRY)
+
+    code = k.read_memory(ips[0], 4096)
+    probe = k.record(ips, consume)
+    # The guest is stopped now and when this is read again: all forks in between, of whomever.
+    forks = k.read_u64(k.address("total_forks"))
+    run(k, FORKS.format(20))
+    forks = k.read_u64(k.address("total_forks")) - forks
+    k.stop_recording(probe)
+    assert sum(entered.values()) == probe.hits
+    assert probe.nmissed == 0
+    assert sum(probe.losses.values()) == probe.lost
+    assert probe.exits + probe.lost_exits <= probe.hits
+    assert k.read_memory(ips[0], 4096) == code
+    calls = Counter({k.records.name_at((ip | 0xFFFFFFFF00000000) - 5): number for ip, number in entered.items()})
+    lost = Counter({k.records.name_at(ip): number for ip, number in probe.losses.items()})
+    assert calls["kernel_clone"] + lost["kernel_clone"] == forks >= 20
+    assert calls["bprm_execve"] + lost["bprm_execve"] >= 20
+    run(k, "true")
+
+
+def test_the_command_records_all_functions(tmp_path: Path) -> None:
+    """Nobody asks for it: so many functions are recorded. The summary says so, and accounts for every call."""
+    outcome = run_tool(
+        "trace", "--backend", "rsp", "--smp", "2", "-i", "*", "-f", "summary", "--", "echo done", tmp=tmp_path
+    )
+    assert outcome.status == 0, outcome.err
+    assert "dispatch: trampoline (record)" in outcome.lines
+    assert any(line.endswith("| done") for line in outcome.lines)
+    (total,) = [line.split() for line in outcome.lines if line.startswith("total ")]
+    hits, missed, lost, exits = (int(word.replace(",", "")) for word in total[1:5])
+    assert hits > 1000
+    assert exits <= hits
+    assert f"calls: {hits + missed + lost:,} = {hits:,} hits + {missed:,} missed + {lost:,} lost" in outcome.lines
+
+
+def test_recorded_calls_look_like_handled_ones(guest: Callable[..., Kernel]) -> None:
+    """Names of tasks, arguments and results by type, nesting and durations, as handlers show them."""
+    k = guest(kernel="6.1", smp=2, dispatch="trampoline")
+    stream = io.StringIO()
+    tracer = RecordTracer(k, JsonlSink(stream), block=True)
+    tracer.register([k.records.ftrace_location(k.address(name)) for name in ("ksys_read", "vfs_read")])
+    result = k.shell("cat /etc/motd")
+    tracer.finish("command finished", result.status)
+    events = [event for event in map(json.loads, stream.getvalue().splitlines()) if event.get("comm") == "cat"]
+    read = [event for event in events if event["func"] == "vfs_read"]
+    entry, leave = read[0], read[1]
+    assert (entry["type"], entry["depth"], entry["caller"].split("+")[0]) == ("entry", 1, "ksys_read")
+    assert [name for name, _ in entry["params"].items()] == ["file", "buf", "count", "pos"]
+    assert entry["params"]["count"] == str(int(entry["args"]["dx"], 16))
+    assert (leave["type"], leave["depth"], leave["pid"]) == ("exit", 1, entry["pid"])
+    assert int(leave["result"]) == int(leave["retval"], 16)
+    assert 0 < leave["duration_ns"] == pytest.approx(leave["time_ns"] - entry["time_ns"], abs=2)
+
+
+@pytest.mark.slow
+def test_ten_million_records(guest: Callable[..., Kernel]) -> None:
+    """Every call of ten million, from both CPUs at once, while all functions of the scheduler are recorded as well."""
+    k = guest(kernel="6.1", smp=2, dispatch="trampoline")
+    function = k.records.ftrace_location(k.address("__x64_sys_personality"))
+    others = [location.ip for location in k.records.records if "sched" in location.name]
+    counted = k.record([function], lambda batch: None)
+    beside = k.record(others, lambda batch: None)
+    run(k, "workload threads 4 2500000", timeout_sec=3000)
+    for probe in (counted, beside):
+        k.stop_recording(probe)
+    assert counted.hits + counted.nmissed + counted.lost == 10_000_000
+    assert counted.exits + counted.lost_exits == counted.hits
+    assert sum(beside.losses.values()) == beside.lost

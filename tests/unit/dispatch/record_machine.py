@@ -1,0 +1,189 @@
+"""A CPU that runs recording pads, and a recorder on the other side of its memory: Unicorn, which is QEMU's TCG."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import random
+from typing import Any, cast
+
+import unicorn
+from unicorn import x86_const as x86
+
+from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
+from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordForm
+from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace
+from fprobe_gdb.dispatch.trampoline.recorder import Recorder, RecordProbe
+from fprobe_gdb.dispatch.trampoline.ring import Batch
+from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
+from fprobe_gdb.registers import GENERAL_REGISTERS
+from fprobe_gdb.target.base import Target
+from fprobe_gdb.target.guest_ram import GuestRam
+
+__all__ = ["CALLER", "FUNCTION", "OTHER", "STACK_TOP", "TASK", "TASK_DEAD", "RecordMachine"]
+
+CODE = 0xFFFFFFFF83C00000
+TEXT = 0xFFFFFFFF81300000
+FUNCTION, OTHER, TASK_DEAD = TEXT + 0x45000, TEXT + 0x46000, TEXT + 0x47000
+CALLER = TEXT + 0x4D000
+#: What call mode's pad would be.
+CALL_ENTRY = CODE + 0x100
+_STACK = 0xFFFFC90000000000
+_STACK_BYTES = 1 << 14
+STACK_TOP = _STACK + _STACK_BYTES // 2
+_PERCPU = 0xFFFF888010000000
+TASK = 0xFFFF888011000000
+_TASK_AT, _COUNT_AT, _CPU_AT = 0x100, 0x108, 0x118
+_PREEMPT_COUNT = 0x80000001
+_CPU = 3
+_NOP = bytes.fromhex("0f1f440000")
+_IDS = {
+    name: getattr(x86, f"UC_X86_REG_{name.upper() if name.startswith('r') else 'R' + name.upper()}")
+    for name in GENERAL_REGISTERS
+}
+
+
+class RecordMachine:
+    """One vCPU, a zone, three functions that return at once, and a task named ``dd`` with pid 93."""
+
+    def __init__(self, zone_mib: int = 24) -> None:
+        self.zone = zone = Zone(0, zone_mib << 20, CODE, CODE + HUGE_BYTES)
+        self._memory = mmap.mmap(-1, zone.size_bytes)
+        self.ram = GuestRam(self._memory)
+        self.uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
+        self.uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
+        self._map()
+        self.rings = 0
+        self.uc.hook_add(unicorn.UC_HOOK_INSN, self._on_out, aux1=x86.UC_X86_INS_OUT)
+        place = PadPlace(zone, PerCpuOffsets(_TASK_AT, _COUNT_AT, None), _CPU_AT, TEXT)
+        self.recorder = Recorder(cast(Target, self), self.ram, place, CODE + 0x1000)
+        self.recorder.furnish()
+        self.recorder.task_dead_ip = TASK_DEAD
+        #: Whether call mode wants to be asked at each entry as well.
+        self.asked = False
+        self.records: list[Record] = []
+
+    def _map(self) -> None:
+        base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        everything, zone, uc = unicorn.UC_PROT_ALL, self.zone, self.uc
+        uc.mem_map_ptr(zone.code, HUGE_BYTES, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC, base)
+        uc.mem_map_ptr(zone.data, zone.size_bytes - HUGE_BYTES, everything, base + HUGE_BYTES)
+        uc.mem_map_ptr(zone.ring + zone.ring_bytes, HUGE_BYTES, everything, base + zone.physical_of(zone.ring))
+        for addr, size_bytes in ((TEXT, 1 << 20), (_STACK, _STACK_BYTES), (_PERCPU, 4096), (TASK, 4096)):
+            uc.mem_map(addr, size_bytes, everything)
+        uc.mem_write(TEXT, b"\xc3" * (1 << 20))
+        for function in (FUNCTION, OTHER, TASK_DEAD):
+            uc.mem_write(function, _NOP)
+        uc.reg_write(x86.UC_X86_REG_GS_BASE, _PERCPU)
+        for offset, value in ((_TASK_AT, TASK), (_COUNT_AT, _PREEMPT_COUNT), (_CPU_AT, _CPU)):
+            uc.mem_write(_PERCPU + offset, value.to_bytes(8, "little"))
+        uc.mem_write(TASK + 0x10, b"dd".ljust(16, b"\0"))
+        uc.mem_write(TASK + 0x40, (93).to_bytes(4, "little"))
+
+    # Section: what a recorder wants of a target
+
+    def read_memory(self, addr: int, size_bytes: int) -> bytes:
+        """Read memory."""
+        return bytes(self.uc.mem_read(addr, size_bytes))
+
+    def plant(self) -> None:
+        """Let all locations call what the recorder wants."""
+        for ip in (FUNCTION, OTHER, TASK_DEAD):
+            pad = self.recorder.pad_of(ip, CALL_ENTRY if self.asked else None)
+            assert (ip in self.recorder.ips) == (pad is not None)
+            self.write_memory(ip, b"\xe8" + (pad - ip - 5).to_bytes(4, "little", signed=True) if pad else _NOP)
+
+    def write_memory(self, addr: int, data: bytes, *, vcpu: int = 0) -> None:
+        """Write code."""
+        self.uc.mem_write(addr, data)
+        self.uc.ctl_flush_tb()
+
+    # Section: recording
+
+    def record(self, *ips: int, nr_maxactive: int = 4, block: bool = False, **form: Any) -> RecordProbe:
+        """Record functions."""
+
+        def consume(batch: Batch) -> None:
+            self.records += probe.form.decode(batch.data)
+
+        probe = self.recorder.add(ips, RecordForm(**form), consume, nr_maxactive=nr_maxactive, block=block)
+        self.plant()
+        return probe
+
+    def remove(self, probe: RecordProbe) -> None:
+        """Record its functions no longer."""
+        self.recorder.remove(probe)
+        self.plant()
+
+    def take(self) -> list[Record]:
+        """Records that were written since the last time."""
+        while self.recorder.drain():
+            pass
+        taken, self.records = self.records, []
+        return taken
+
+    # Section: state
+
+    @property
+    def preempt_count(self) -> int:
+        """As the guest has it; see :data:`_PREEMPT_COUNT`."""
+        return int.from_bytes(self.uc.mem_read(_PERCPU + _COUNT_AT, 8), "little") - _PREEMPT_COUNT
+
+    def set_task(self, task: int) -> None:
+        """Let another task run."""
+        self.uc.mem_write(_PERCPU + _TASK_AT, task.to_bytes(8, "little"))
+
+    def word(self, offset: int, value: int | None = None) -> int:
+        """A shared word of the zone; or set it."""
+        place = self.zone.physical_of(self.zone.word(offset))
+        if value is not None:
+            self.ram.write_physical(place, value.to_bytes(8, "little"))
+        return int.from_bytes(self.ram.read_physical(place, 8), "little")
+
+    def registers(self) -> dict[str, int]:
+        """General registers and ``ip``."""
+        return {name: self.uc.reg_read(number) for name, number in _IDS.items()} | {
+            "ip": self.uc.reg_read(x86.UC_X86_REG_RIP)
+        }
+
+    def enter(self, function: int, sp: int = STACK_TOP, ret_addr: int = CALLER, seed: int = 1) -> dict[str, int]:
+        """Random values in all registers, as at the entry of a function that was called."""
+        chance = random.Random(seed)
+        for name, number in _IDS.items():
+            self.uc.reg_write(number, sp if name == "sp" else chance.getrandbits(64))
+        self.uc.mem_write(sp, ret_addr.to_bytes(8, "little"))
+        self.uc.reg_write(x86.UC_X86_REG_RIP, function)
+        return self.registers()
+
+    def stack_word(self, addr: int) -> int:
+        """A word of the stack."""
+        return int.from_bytes(self.uc.mem_read(addr, 8), "little")
+
+    # Section: running
+
+    def run(self, until: int, count: int = 0) -> bool:
+        """Run to an address, or so many instructions. Returns whether it got there."""
+        # Unicorn counts only in code that it has translated with counting in mind.
+        self.uc.ctl_flush_tb()
+        for _ in range(count):
+            if self.uc.reg_read(x86.UC_X86_REG_RIP) == until:
+                break
+            self.uc.emu_start(self.uc.reg_read(x86.UC_X86_REG_RIP), until, count=1)
+        if not count:
+            self.uc.emu_start(self.uc.reg_read(x86.UC_X86_REG_RIP), until)
+        return bool(self.uc.reg_read(x86.UC_X86_REG_RIP) == until)
+
+    def call(self, function: int, **state: int) -> None:
+        """A whole call of a function, back to the caller."""
+        self.enter(function, **state)
+        assert self.run(CALLER)
+
+    def interrupt(self, function: int) -> None:
+        """A whole call of a function on top of whatever is going on."""
+        context = self.uc.context_save()
+        sp = self.uc.reg_read(x86.UC_X86_REG_RSP)
+        self.call(function, sp=(sp - 256) & ~15, seed=7)
+        self.uc.context_restore(context)
+
+    def _on_out(self, uc: object, port: int, size: int, value: int, data: object) -> None:
+        self.rings += 1
