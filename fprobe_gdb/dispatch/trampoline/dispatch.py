@@ -1,4 +1,5 @@
-"""The trampoline dispatch, call mode: probed functions call a pad of ours, which asks the host and goes on.
+"""The trampoline dispatch: probed functions call a pad of ours, which asks the host and goes on, or records.""
+
 
 The guest runs on while a handler runs; only the vCPU of the hit waits. The host looks for posted slots as long as hits
 come close together, and sleeps until the guest rings otherwise.
@@ -15,7 +16,6 @@ import contextlib
 import os
 import socket
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +24,7 @@ from fprobe_gdb.dispatch.advance import skip_length
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.clock import GuestClock
 from fprobe_gdb.dispatch.cpu_state import CpuState, PerCpuOffsets
+from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
 from fprobe_gdb.dispatch.trampoline.pads import CallPads, Kind, call_pads
 from fprobe_gdb.dispatch.trampoline.plans import Planner
 from fprobe_gdb.dispatch.trampoline.planter import Planter
@@ -32,7 +33,9 @@ from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace
 from fprobe_gdb.dispatch.trampoline.recorder import Recorder, RecordProbe
 from fprobe_gdb.dispatch.trampoline.returns import Returns
 from fprobe_gdb.dispatch.trampoline.ring import Batch
+from fprobe_gdb.dispatch.trampoline.shared_words import SharedWords
 from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
+from fprobe_gdb.dispatch.trampoline.sites import Sites
 from fprobe_gdb.dispatch.trampoline.slots import Posted, Slots
 from fprobe_gdb.dispatch.trampoline.text_filter import TextFilters
 from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard, filtered
@@ -119,6 +122,7 @@ class TrampolineDispatch:
         self.ram = ram
         self.zone = zone
         self.clock = GuestClock(target)
+        self._time = HitClock(self.clock, tsc_khz)
         self.stopped_ns = 0
         self.epoch = 0
         self.task_dead_ip = task_dead_ip
@@ -138,22 +142,18 @@ class TrampolineDispatch:
 
         def pad_of(ip: int) -> int:
             asking = pads.get(ip, self.pads.entry)
-            return self.recorder.pad_of(ip, asking if ip in self._asked else None) or asking
+            return self.recorder.pad_of(ip, asking if ip in self._sites.asked else None) or asking
 
         self._stubs = SiteStubs(ram, zone, pad_of, zone.site_stubs + len(self._filters.code))
         self.planner = make_planner(lambda *where: ram.read(self.kernel_cr3, *where), self.pads.entry)
         self.planter = Planter(target, self.planner, self._stubs, pad_of, ram.find_words)
         self._guard = TextGuard(self.planter, ram, zone, guarded, self._halt_if_running)
+        self._sites = Sites(self.planter, self._guard, self.recorder)
         self.returns = Returns(ram, zone)
-        self._tsc = TscClock(tsc_khz)
         self._slots = Slots(ram, zone)
+        self._words = SharedWords(ram, zone)
         self._doorbell = doorbell
         self._doorbell.setblocking(False)
-        self._wanted: set[int] = set()
-        # Locations whose pad asks us, for whatever reason.
-        self._asked: set[int] = set()
-        # Where the guest has freed what was there.
-        self._gone: list[tuple[int, int]] = []
         self._handling: list[_Handling] = []
         self._failure: BaseException | None = None
         self._stop_requested = False
@@ -161,9 +161,6 @@ class TrampolineDispatch:
         self._contended_until_ns = 0
         # When done() was asked last.
         self._asked_ns = 0
-        # Guest time and host time of the last resume, or only guest time, of the last stop.
-        self._resumed: tuple[int, int | None] = (0, None)
-        self._waited_ns: dict[int, int] = defaultdict(int)
         self._furnish(answer_sec)
 
     # Write code and words into the zone. Nobody has executed anything there.
@@ -178,16 +175,16 @@ class TrampolineDispatch:
         self._set_bound()
 
     def _set_bound(self) -> None:
-        self._set_word(Zone.BOUND_TSC, self._answer_ns * (self._tsc.khz or _FASTEST_KHZ) // 1_000_000)
+        self._words[Zone.BOUND_TSC] = self._answer_ns * (self._time.tsc.khz or _FASTEST_KHZ) // 1_000_000
 
     def settle(self, kernel_cr3: int, tsc_khz: int) -> None:
         """The guest has booted with us in it and is stopped: what can only be known now, and better ways to plant.
 
         :param kernel_cr3, tsc_khz: as for a dispatch of a guest that is up.
         """
-        self.kernel_cr3, self._tsc.khz = kernel_cr3, tsc_khz
+        self.kernel_cr3, self._time.tsc.khz = kernel_cr3, tsc_khz
         self._set_bound()
-        self._tsc.forget()
+        self._time.tsc.forget()
         self.planner.may_move = True
         slow = list(self.planter.slow)
         self.planter.unplant(slow)
@@ -196,9 +193,7 @@ class TrampolineDispatch:
     def forget(self, start: int, stop: int) -> None:
         """The guest is about to free this memory: nothing is planted in it any more, ever."""
         self._halt_if_running()
-        self._gone.append((start, stop))
-        self.planter.drop(start, stop)
-        self._guard.planted(self._wanted)
+        self._sites.forget(start, stop)
 
     # Section: running the guest
 
@@ -275,24 +270,24 @@ class TrampolineDispatch:
     def _look_round(
         self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int], idle: bool
     ) -> tuple[bool, RunEnd | None]:
-        if self._word(Zone.HOST_AWAY):
-            self._set_word(Zone.HOST_AWAY, 0)
+        if self._words[Zone.HOST_AWAY]:
+            self._words[Zone.HOST_AWAY] = 0
         if idle:
-            self._set_word(Zone.HOST_SLEEPS, 1)
+            self._words[Zone.HOST_SLEEPS] = 1
         try:
             sleeping = idle and self._slots.next_posted() is None
             # Not for long: our word that we sleep may become visible only after the pad has looked for it.
             limit = deadline.within(self._nap_sec) if sleeping else Deadline(0)
             stop = self.target.wait(limit, (*wake, self._doorbell.fileno()))
             if stop is not None:
-                self._note_stop()
+                self._time.note_stop()
                 return True, None
         except WaitTimeout:
             if deadline.expired:
                 return False, RunEnd.TIMEOUT
         finally:
             if idle:
-                self._set_word(Zone.HOST_SLEEPS, 0)
+                self._words[Zone.HOST_SLEEPS] = 0
         if self._rang() and time.monotonic_ns() - self._asked_ns < _LOOK_ROUND_NS:
             # The guest has rung for a hit, most likely; whoever asks has work to do for his answer.
             return False, None
@@ -305,10 +300,8 @@ class TrampolineDispatch:
         return _RECORDS_SEC if self.recorder.active else _NAP_SEC
 
     def _resume(self) -> None:
-        # Where the counter stands against guest time is only known by waiting for a hit.
-        self._resumed = (max(self.clock.now_ns(), self.clock.last_ns), time.monotonic_ns())
-        self._tsc.forget()
-        self._set_word(Zone.HOST_AWAY, 0)
+        self._time.resuming()
+        self._words[Zone.HOST_AWAY] = 0
         self.epoch += 1
         self._pass_breakpoints()
         self.target.resume()
@@ -334,17 +327,7 @@ class TrampolineDispatch:
     def _halt(self) -> None:
         self.target.interrupt()
         self.target.wait(Deadline(_STOP_SEC))
-        self._note_stop()
-
-    def _note_stop(self) -> None:
-        now_ns = self._guest_now_ns()
-        self.clock.ran(now_ns - self._resumed[0])
-        self._resumed = (now_ns, None)
-
-    # While the guest runs, its virtual clock goes with the host's (QEMU without icount).
-    def _guest_now_ns(self) -> int:
-        guest_ns, host_ns = self._resumed
-        return guest_ns if host_ns is None else guest_ns + time.monotonic_ns() - host_ns
+        self._time.note_stop()
 
     # Handle what has been posted in a stopped guest.
     def _drain(self) -> None:
@@ -356,40 +339,13 @@ class TrampolineDispatch:
 
         :raise PlantRefused: when a location cannot be planted.
         """
-        added, removed = self.core.take_site_changes()
+        changed = self._sites.change(*self.core.take_site_changes())
         self.core.take_return_changes()
-        self._wanted = (self._wanted | added) - removed
-        wanted = set(self._wanted)
-        if self.task_dead_ip is not None and (self._wanted or len(self.returns)):
-            wanted.add(self.task_dead_ip)
         self._watched = self.watches()
-        wanted.update(self._watched)
-        self.recorder.settle()
-        recorded = self.recorder.ips
-        if wanted or recorded:
-            wanted |= self._guard.ips
-        self._replant(self._there(wanted), self._there(recorded))
-        if added or removed:
-            self._guard.planted(self._wanted)
-
-    # Plant for those who want to be asked and those who record. Where it is both, or not any more, the pad changes.
-    def _replant(self, asked: set[int], recorded: set[int]) -> None:
-        wanted = asked | recorded
-        stale = ((asked ^ self._asked) & recorded) | self.recorder.take_changes()
-        self._asked = asked
-        gone = (set(self.planter.ips) - wanted) | stale.intersection(self.planter.ips)
-        if gone or wanted != self.planter.ips:
-            # What the guest believes to be queued must not get lost with the locations.
-            self._guard.flush()
-            self.planter.unplant(gone)
-            self.planter.plant(wanted)
-            self._guard.planted(self._wanted)
-
-    # Without what the guest has freed.
-    def _there(self, ips: set[int]) -> set[int]:
-        for start, stop in self._gone:
-            ips = {ip for ip in ips if not start <= ip < stop}
-        return ips
+        own = set(self._watched)
+        if self.task_dead_ip is not None and (self._sites.wanted or len(self.returns)):
+            own.add(self.task_dead_ip)
+        self._sites.sync(own, changed=changed)
 
     def admit(self, ips: Collection[int]) -> None:
         """See :meth:`.base.Dispatch.admit`."""
@@ -398,8 +354,7 @@ class TrampolineDispatch:
     def withdraw(self) -> None:
         """Take everything out of the stopped guest: sites get their bytes back, return slots their addresses."""
         self.recorder.withdraw()
-        self._guard.flush()
-        self.planter.unplant_all()
+        self._sites.clear()
         for call in self.returns.all():
             stub = self.zone.stub(call.node).to_bytes(8, "little")
             with contextlib.suppress(MemoryFault):
@@ -450,11 +405,8 @@ class TrampolineDispatch:
             self.recorder.count_lost(probe)
 
     def record_times(self, newest_tsc: int) -> TscClock:
-        """What makes guest time of the counter values of records that were just taken, given the newest of them."""
-        if not self._tsc.anchored:
-            self._tsc.anchor(newest_tsc, self._guest_now_ns())
-        self.clock.last_ns = max(self.clock.last_ns, self._tsc.at_ns(newest_tsc))
-        return self._tsc
+        """See :meth:`.hit_clock.HitClock.records`."""
+        return self._time.records(newest_tsc)
 
     # Whether there may be more at once. What a consumer raises ends the run.
     def _take_records(self) -> bool:
@@ -512,7 +464,7 @@ class TrampolineDispatch:
 
     def _task_dead(self, task: int) -> None:
         self.core.task_dead(task)
-        self._waited_ns.pop(task, None)
+        self._time.forget_task(task)
         for call in self.returns.of_task(task):
             self.returns.free(call)
 
@@ -540,18 +492,8 @@ class TrampolineDispatch:
 
     def _hit(self, posted: Posted, regs: PtRegs, ip: int, frame: int, ret_ip: int) -> Hit:
         context, kprobe_running = context_of(posted.preempt_count), posted.kprobe != 0
-        time_ns = self._time_ns(posted.tsc)
+        time_ns = self._time.hit_ns(posted.tsc)
         return Hit(ip, ret_ip, frame, posted.task, posted.cpu, regs, context, kprobe_running, time_ns)
-
-    def _time_ns(self, tsc: int) -> int:
-        if not self._tsc.khz:
-            # The guest has not measured its counter yet.
-            self.clock.last_ns = max(self._guest_now_ns(), self.clock.last_ns)
-            return self.clock.last_ns
-        if not self._tsc.anchored:
-            self._tsc.anchor(tsc, max(self._guest_now_ns(), self.clock.last_ns))
-        self.clock.last_ns = time_ns = self._tsc.time_ns(tsc)
-        return time_ns
 
     # Let the core call the handlers of a hit. What they raise is kept for run(), the first one wins.
     def _give(self, feed: Callable[[Hit], None], posted: Posted, hit: Hit) -> None:
@@ -574,9 +516,9 @@ class TrampolineDispatch:
         if (halts or self.core.sites_changed) and self.target.state is TargetState.RUNNING:
             self._halt()
             self._sync_or_fail()
-        if self.returns and self._tsc.khz:
+        if self.returns:
             # Only durations need this.
-            self._waited_ns[posted.task] += max(0, self._guest_now_ns() - self._tsc.time_ns(posted.tsc))
+            self._time.answered(posted.task, posted.tsc)
         if writes:
             self._slots.write_registers(posted.slot, writes)
         self._slots.go_on(posted.slot, to=to, new_ret=new_ret, sp=sp)
@@ -603,23 +545,15 @@ class TrampolineDispatch:
 
     # Count them where they belong.
     def _settle_lost(self) -> None:
-        entries = self._word(Zone.LOST_ENTRIES)
+        entries = self._words[Zone.LOST_ENTRIES]
         for number in range(self._lost_seen, entries):
-            ip = self._word(Zone.LOST_LOG + 8 * number) - _FENTRY_BYTES if number < Zone.LOST_LOG_WORDS else 0
+            ip = self._words[Zone.LOST_LOG + 8 * number] - _FENTRY_BYTES if number < Zone.LOST_LOG_WORDS else 0
             ip = self._stubs.ip_of(ip)
             regs = PtRegs(dict.fromkeys(REGISTERS, 0), Side.ENTRY, ip, 0)
             self.core.lose(Hit(ip, 0, 0, 0, 0, regs, time_ns=self.clock.last_ns), MissReason.HOST_AWAY)
         self._lost_seen = entries
         for call in self.returns.take_ended():
             self.core.drop_call(call.task, call.frame, call.ret_addr)
-
-    def _word(self, offset: int) -> int:
-        begin = self.ram.offset(self.zone.physical_of(self.zone.word(offset)))
-        return int.from_bytes(self.ram.view[begin : begin + 8], "little")
-
-    def _set_word(self, offset: int, value: int) -> None:
-        begin = self.ram.offset(self.zone.physical_of(self.zone.word(offset)))
-        self.ram.view[begin : begin + 8] = value.to_bytes(8, "little")
 
     # Whether the guest has rung since the last time.
     def _rang(self) -> bool:
@@ -666,7 +600,7 @@ class TrampolineDispatch:
 
     def waited_ns(self, task: int) -> int:
         """See :meth:`.base.Dispatch.waited_ns`."""
-        return self._waited_ns[task]
+        return self._time.waited_ns(task)
 
     def recover_return(self, slot_addr: int, value: int) -> int | None:
         """See :meth:`.base.Dispatch.recover_return`."""
@@ -726,7 +660,7 @@ class TrampolineDispatch:
             if other is None:
                 try:
                     if self.target.wait(Deadline(0), ()) is not None:
-                        self._note_stop()
+                        self._time.note_stop()
                         return
                 except WaitTimeout:
                     pass

@@ -1,0 +1,79 @@
+"""Guest time in a running guest: of hits, by the counter value in their slots; and how long tasks waited for handlers.
+
+While the guest runs, its virtual clock goes with the host's (QEMU without icount), so where it stands is known from
+when it was resumed. The counter is finer, and it is read at the hit itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+from fprobe_gdb.dispatch.clock import GuestClock
+from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
+
+__all__ = ["HitClock"]
+
+
+class HitClock:
+    """The clocks of one guest.
+
+    :param stopped: guest time of the stopped guest.
+    :param tsc_khz: how fast the time stamp counter runs; 0 where that is not known yet.
+    """
+
+    def __init__(self, stopped: GuestClock, tsc_khz: int) -> None:
+        self.stopped = stopped
+        self.tsc = TscClock(tsc_khz)
+        # Guest time and host time of the last resume, or only guest time, of the last stop.
+        self._resumed: tuple[int, int | None] = (0, None)
+        self._waited_ns: dict[int, int] = defaultdict(int)
+
+    def resuming(self) -> None:
+        """The stopped guest is about to run."""
+        self._resumed = (max(self.stopped.now_ns(), self.stopped.last_ns), time.monotonic_ns())
+        # Where the counter stands against guest time is only known by waiting for a hit.
+        self.tsc.forget()
+
+    def note_stop(self) -> None:
+        """The guest has stopped."""
+        now_ns = self.now_ns()
+        self.stopped.ran(now_ns - self._resumed[0])
+        self._resumed = (now_ns, None)
+
+    def now_ns(self) -> int:
+        """Guest time now, as far as the host knows."""
+        guest_ns, host_ns = self._resumed
+        return guest_ns if host_ns is None else guest_ns + time.monotonic_ns() - host_ns
+
+    def hit_ns(self, tsc: int) -> int:
+        """Guest time of a hit that was posted at a counter value; never goes back."""
+        stopped = self.stopped
+        if not self.tsc.khz:
+            # The guest has not measured its counter yet.
+            stopped.last_ns = max(self.now_ns(), stopped.last_ns)
+            return stopped.last_ns
+        if not self.tsc.anchored:
+            self.tsc.anchor(tsc, max(self.now_ns(), stopped.last_ns))
+        stopped.last_ns = time_ns = self.tsc.time_ns(tsc)
+        return time_ns
+
+    def records(self, newest_tsc: int) -> TscClock:
+        """What makes guest time of counter values of records that were just taken, given the newest of them."""
+        if not self.tsc.anchored:
+            self.tsc.anchor(newest_tsc, self.now_ns())
+        self.stopped.last_ns = max(self.stopped.last_ns, self.tsc.at_ns(newest_tsc))
+        return self.tsc
+
+    def answered(self, task: int, tsc: int) -> None:
+        """A task that was posted at a counter value has waited until now."""
+        if self.tsc.khz:
+            self._waited_ns[task] += max(0, self.now_ns() - self.tsc.time_ns(tsc))
+
+    def waited_ns(self, task: int) -> int:
+        """How long a task has waited for handlers so far."""
+        return self._waited_ns[task]
+
+    def forget_task(self, task: int) -> None:
+        """A task is dead."""
+        self._waited_ns.pop(task, None)
