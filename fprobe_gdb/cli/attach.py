@@ -35,6 +35,12 @@ __all__ = ["attach"]
 @click.option(
     "--timeout", "timeout_sec", default=10.0, show_default=True, metavar="S", type=float, help="Seconds to trace for."
 )
+@click.option(
+    "--qmp",
+    metavar="SOCKET",
+    type=click.Path(path_type=Path),
+    help="The socket of a QMP monitor that nobody else uses: hits cost a fraction then.",
+)
 @click.option("--backend", type=click.Choice(BACKENDS), default="rsp", show_default=True, help="As of trace.")
 @click.option("--breakpoint", type=click.Choice(("sw", "hw")), default="sw", show_default=True, help="As of trace.")
 @click.option(
@@ -52,6 +58,7 @@ def attach(
     entry_only: bool,
     max_hits: int | None,
     timeout_sec: float,
+    qmp: Path | None,
     backend: str,
     breakpoint: str,
     max_sites: int,
@@ -66,6 +73,7 @@ def attach(
     \b
     qemu-system-x86_64 ... -gdb unix:/run/user/1000/gdb.sock,server=on,wait=off
     fprobe-gdb attach /run/user/1000/gdb.sock -k ./bzImage -i 'vfs_*'
+    fprobe-gdb attach gdb.sock --qmp qmp.sock -k 6.1 -i vfs_read --max-hits 10
     """
     what, form = What.take(values), Form.take(values)
     options = BootOptions(kernel=kernel, backend=backend, breakpoint=breakpoint, max_sites=max_sites)
@@ -80,7 +88,7 @@ def attach(
             options.check_sites(len(what.locations(records, definitions)))
     with (
         open_sink(form.format, form.output, graph=form.graph) as sink,
-        Kernel.attach(socket, options=options, knowledge=knowledge) as k,
+        Kernel.attach(socket, qmp=qmp, options=options, knowledge=knowledge) as k,
     ):
         tracefs = form.format == "ftrace"
         tracer = Tracer(k, sink, entry_only=entry_only, max_hits=max_hits, stack=form.stack, tracefs=tracefs)

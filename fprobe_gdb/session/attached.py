@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import select
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from emu.deadline import Deadline
-from fprobe_gdb.errors import TransportError, UsageError
+from fprobe_gdb.errors import UsageError
+from fprobe_gdb.session.debugger import unix_socket
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.gdb import GdbTarget
 from fprobe_gdb.target.rsp import RspTarget
@@ -62,20 +62,22 @@ class AttachedMachine:
         """It is not ours to end."""
 
 
-def connect(path: Path, backend: str) -> Target:
+def connect(path: Path, backend: str, qmp: Path | None = None) -> Target:
     """Connect to a gdbstub at a unix socket. The guest is stopped afterwards.
 
     :param backend: ``"gdb"`` or ``"rsp"``.
+    :param qmp: the unix socket of a QMP monitor that nobody else uses: then hits cost less. For ``"rsp"`` only.
     :raise TransportError: when nobody listens there.
     """
     if backend == "gdb":
+        if qmp is not None:
+            raise UsageError(
+                "the gdb program has no use for a QMP monitor here; take --backend rsp, or leave --qmp out"
+            )
         return GdbTarget(path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    stub = unix_socket(path, "gdbstub", "-gdb")
     try:
-        sock.connect(str(path))
-    except OSError as error:
-        sock.close()
-        raise TransportError(
-            f"no gdbstub at {path}: {error.strerror or error}; start QEMU with -gdb unix:{path},server=on,wait=off"
-        ) from error
-    return RspTarget(sock)
+        return RspTarget(stub, monitor=unix_socket(qmp, "QMP monitor", "-qmp") if qmp else None)
+    except BaseException:
+        stub.close()
+        raise

@@ -156,6 +156,7 @@ class Kernel(GuestView):
         socket_path: str | Path,
         kernel: str | Path | None = None,
         *,
+        qmp: str | Path | None = None,
         options: BootOptions | None = None,
         knowledge: KernelKnowledge | None = None,
         **more: Any,
@@ -166,12 +167,14 @@ class Kernel(GuestView):
 
         :param kernel: what it was booted from: a path, or a name from the catalog. It is checked before anything is
             planted; KASLR is found.
+        :param qmp: the unix socket of a QMP monitor of the same QEMU, which nobody else uses. With it a hit costs a
+            fraction: see :mod:`~fprobe_gdb.transport.detached_run`.
         :raise TransportError: nobody listens at the socket.
         :raise ImageError: the guest runs another kernel, or has not got far enough to tell.
         """
         options = options or BootOptions(kernel=kernel, **more)
         knowledge = knowledge or KernelKnowledge.load(options.kernel_path())
-        target = connect(Path(socket_path), options.backend)
+        target = connect(Path(socket_path), options.backend, Path(qmp) if qmp else None)
         self = cls(AttachedMachine(), target, knowledge, options)
         try:
             self._settle()

@@ -31,7 +31,8 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     path = tmp_path_factory.mktemp("gdb") / "gdb.sock"
     kernel = images.kernel("6.1")
     root = build(files=module_files(kernel, ["dummy"]))
-    spec = MachineSpec(kernel.vmlinuz, root, smp=2, kaslr=True, gdb_socket=path)
+    monitor = ("-qmp", f"unix:{path.with_name('qmp.sock')},server=on,wait=off")
+    spec = MachineSpec(kernel.vmlinuz, root, smp=2, kaslr=True, gdb_socket=path, extra_args=monitor)
     with Machine(spec) as machine:
         machine.wait_boot(Deadline(120))
         yield machine
@@ -41,11 +42,15 @@ def alive(machine: Machine) -> bool:
     return machine.agent.run("echo alive", Deadline(60)).output == b"alive\n"
 
 
-@pytest.mark.parametrize("backend", ["rsp", "gdb"])
-def test_attach_trace_and_let_go(stranger: Machine, backend: str) -> None:
-    assert stranger.spec.gdb_socket is not None
+@pytest.mark.parametrize(
+    ("backend", "with_monitor"), [("rsp", False), ("rsp", True), ("gdb", False)], ids=["rsp", "rsp-qmp", "gdb"]
+)
+def test_attach_trace_and_let_go(stranger: Machine, backend: str, with_monitor: bool) -> None:
+    path = stranger.spec.gdb_socket
+    assert path is not None
     running = stranger.agent.start(BUSY)
-    with Kernel.attach(stranger.spec.gdb_socket, "6.1", backend=backend) as k:
+    qmp = path.with_name("qmp.sock") if with_monitor else None
+    with Kernel.attach(path, "6.1", backend=backend, qmp=qmp) as k:
         fp = Fprobe(None, lambda fp, *_: k.stop() if fp.exits == 20 else None)
         k.register_fprobe(fp, "__x64_sys_personality")
         assert k.run(timeout_sec=120) is RunEnd.DONE
