@@ -22,7 +22,6 @@ import os
 import select
 import socket
 import subprocess
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -42,10 +41,6 @@ _KILL_SEC = 30.0
 # Between the end of file on QEMU's sockets and its end as a process.
 _EXIT_SEC = 10.0
 _STDERR_LINES = 20
-# Between two looks for QEMU's gdb socket; there is nothing to wait on.
-_POLL_SEC = 0.01
-# Linux net/unix/af_unix.c, unix_seq_show(): the flags of a listening socket (__SO_ACCEPTCON) in /proc/net/unix.
-_LISTENING = "00010000"
 
 
 class Machine:
@@ -189,26 +184,6 @@ class Machine:
             except GuestLostError as error:
                 raise LaunchError(self.argv, error.exit_code, error.stderr_tail, error.console_tail) from None
 
-    def wait_gdb_socket(self, deadline: Deadline) -> None:
-        """Wait until QEMU listens at :attr:`MachineSpec.gdb_socket`. The guest may be stopped.
-
-        Not asked over QMP: from its first command on, QMP tells every stop and every resume of the guest, and who
-        waits for hits would have to read that.
-
-        :raise MachineStateError: when there is no such socket, or nobody listens at the deadline.
-        :raise LaunchError: when QEMU ends.
-        """
-        path = self.spec.gdb_socket
-        if path is None:
-            raise MachineStateError("this machine's gdbstub is a connected socket; nobody listens")
-        while not _listens(path):
-            if deadline.expired:
-                raise MachineStateError(f"QEMU does not listen at {path} after {deadline.seconds:g} s")
-            try:
-                self.wait(Deadline(_POLL_SEC))
-            except GuestLostError as error:
-                raise LaunchError(self.argv, error.exit_code, error.stderr_tail, error.console_tail) from None
-
     def qmp(self, command: str, deadline: Deadline, **arguments: object) -> Any:
         """Execute a QMP command and return what QEMU returns. Works with the guest running or stopped.
 
@@ -314,14 +289,6 @@ class Machine:
         if self.console.panicked:
             raise GuestPanicError(self.console.tail(40), exit_code)
         raise GuestLostError("the guest has ended", exit_code, self.console.tail(), self.stderr_tail())
-
-
-# A socket has its name before it listens, and a connection is refused in between.
-def _listens(path: Path) -> bool:
-    if not path.exists():
-        return False
-    with open("/proc/net/unix", encoding="utf-8", errors="replace") as table:
-        return any(line.rstrip("\n").endswith(f" {path}") and line.split()[3] == _LISTENING for line in table)
 
 
 def _memory_file(name: str, data: bytes) -> int:

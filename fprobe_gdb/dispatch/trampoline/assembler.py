@@ -86,10 +86,6 @@ class Asm:
         """The same with 32 bits; a register's upper half becomes zero."""
         self._two(to, source, b"\x8b", b"\x89", wide=False)
 
-    def movb(self, to: str | Mem, source: str | Mem) -> None:
-        """The same with 8 bits, ``ax``, ``bx``, ``cx`` or ``dx`` only."""
-        self._two(to, source, b"\x8a", b"\x88", wide=False)
-
     def movl_imm(self, to: str | Mem, value: int) -> None:
         """``mov r32, imm32`` or ``mov m32, imm32``."""
         if isinstance(to, Mem):
@@ -117,10 +113,6 @@ class Asm:
         """``push r64``."""
         number = _NUMBERS[register]
         self._code += (b"\x41" if number >= 8 else b"") + bytes([0x50 | number & 7])
-
-    def push_mem(self, source: Mem) -> None:
-        """``push m64``."""
-        self._memory(b"\xff", 6, source, wide=False)
 
     def pop(self, register: str) -> None:
         """``pop r64``."""
@@ -217,10 +209,6 @@ class Asm:
     def lock_incl(self, to: Mem) -> None:
         """``lock inc m32``."""
         self._memory(b"\xff", 0, to, wide=False, prefix=b"\xf0")
-
-    def lock_dec(self, to: Mem) -> None:
-        """``lock dec m64``."""
-        self._memory(b"\xff", 1, to, wide=True, prefix=b"\xf0")
 
     def lock_xadd(self, to: Mem, source: str) -> None:
         """``lock xadd m64, r64``: the register gets the old value."""
