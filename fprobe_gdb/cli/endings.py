@@ -6,15 +6,24 @@ The exit code tells them apart, as a shell does: 128 + the signal's number.
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from fprobe_gdb.cli.exits import ExitCode
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
 
 __all__ = ["Endings", "endings"]
 
 
 # One to end the work, one more to end the ending, which may hang. A third finds the tool on its way out.
 _INTERRUPTS = 2
+
+# By then Python has left the code whose exceptions it ignores; if not, the interrupt comes once more.
+_AGAIN_AFTER_SEC = 0.01
 
 
 class Endings:
@@ -50,6 +59,22 @@ class Endings:
             raise KeyboardInterrupt
         on_interrupt(signum, frame)
 
+    def unraisable(self, ignored: UnraisableHookArgs) -> None:
+        """For ``sys.unraisablehook``: an interrupt that Python ignores is not lost, but comes again.
+
+        Python calls signal handlers between any two instructions, also in those of ``__del__`` and of the callbacks of
+        weak references (the import system has some), where it prints what is raised and goes on.
+        """
+        if not issubclass(ignored.exc_type, KeyboardInterrupt):
+            sys.__unraisablehook__(ignored)
+            return
+        self._interrupts -= 1
+        # SIGINT may be ignored where SIGTERM is not. The main thread is the one that waits and has to be woken.
+        signum = self.signal or signal.SIGINT
+        again = threading.Timer(_AGAIN_AFTER_SEC, signal.pthread_kill, (threading.main_thread().ident, signum))
+        again.daemon = True
+        again.start()
+
     def ignore(self) -> None:
         """Once all is over: Python takes handlers away while it exits, and the exit code would be the signal's."""
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -62,6 +87,7 @@ def endings() -> Endings:
     For good: nothing comes behind but the end of the process.
     """
     ended = Endings()
+    sys.unraisablehook = ended.unraisable
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, ended.interrupt)
     for signum in (signal.SIGTERM, signal.SIGHUP):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +21,9 @@ def _handlers() -> Iterator[None]:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    hook = sys.unraisablehook
     yield
+    sys.unraisablehook = hook
     for signum, handler in before.items():
         signal.signal(signum, handler)
 
@@ -56,6 +60,31 @@ def test_nothing_is_raised_once_it_is_over() -> None:
     ended.over = True
     for signum in SIGNALS:
         signal.raise_signal(signum)
+
+
+class Dying:
+    """Is interrupted where Python prints exceptions and goes on."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_an_interrupt_that_python_ignores_comes_again(capsys: pytest.CaptureFixture[str]) -> None:
+    ended = endings()
+    Dying()
+    with pytest.raises(KeyboardInterrupt):
+        threading.Event().wait(30)
+    assert (ended.exit_code, capsys.readouterr().err) == (143, "")
+
+
+def test_other_exceptions_that_python_ignores_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    class Failing:
+        def __del__(self) -> None:
+            raise ValueError("told")
+
+    endings()
+    Failing()
+    assert "ValueError: told" in capsys.readouterr().err
 
 
 def test_ignored_signal_stays_ignored() -> None:
