@@ -7,6 +7,7 @@ import contextlib
 from emu.machine import Machine
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
+from fprobe_gdb.dispatch.trampoline.guest_unwinder import UNWINDER
 from fprobe_gdb.dispatch.trampoline.mapping import place_zone, read_directory, zone_entries
 from fprobe_gdb.dispatch.trampoline.plans import Planner
 from fprobe_gdb.dispatch.trampoline.text_guard import GUARDED
@@ -14,6 +15,7 @@ from fprobe_gdb.errors import MemoryFault, ZoneError
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.kernel.patched_text import PatchedText
 from fprobe_gdb.kernel.percpu import PerCpuLayout
+from fprobe_gdb.kernel.sites import MCOUNT_INSN_SIZE
 from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.probe.core import ProbeCore
 from fprobe_gdb.session.records import ImageRecords
@@ -62,6 +64,7 @@ def open_trampolines(
             read, pad, symbols, PatchedText(knowledge.image, knowledge.symbols), slide
         ),
         guarded={name: ip for name in GUARDED if (ip := location_of(records, name))},
+        unwinder={name: ip for name in UNWINDER if (ip := _behind_location(records, name))},
         tsc_khz=tsc_khz(ram, cr3, symbols),
         answer_sec=answer_sec,
         text=symbols.one("_stext"),
@@ -82,6 +85,14 @@ def location_of(records: ImageRecords, name: str) -> int:
     if not found and (location := records.first_insn(name)):
         found = location.ip
     return found
+
+
+# Behind the fentry instruction of a function, or where it begins; 0 when this kernel has none of the name.
+def _behind_location(records: ImageRecords, name: str) -> int:
+    addrs = records.addresses(name)
+    if addrs and (ip := records.ftrace_location(addrs[0])):
+        return ip + MCOUNT_INSN_SIZE
+    return location_of(records, name)
 
 
 def kernel_cr3(ram: GuestRam, cr3: int, symbols: SymbolTable) -> int:

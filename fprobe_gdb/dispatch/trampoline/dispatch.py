@@ -24,6 +24,7 @@ from fprobe_gdb.dispatch.advance import skip_length
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.clock import GuestClock
 from fprobe_gdb.dispatch.cpu_state import CpuState, PerCpuOffsets
+from fprobe_gdb.dispatch.trampoline.guest_unwinder import GuestUnwinder, UnwinderPads
 from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
 from fprobe_gdb.dispatch.trampoline.pads import CallPads, Kind, call_pads
 from fprobe_gdb.dispatch.trampoline.plans import Planner
@@ -94,6 +95,7 @@ class TrampolineDispatch:
     :param tsc_khz: how fast the time stamp counter runs; 0 where that is not known yet.
     :param make_planner: given how to read the kernel's memory, and the pad.
     :param guarded: locations of :data:`.text_guard.GUARDED`.
+    :param unwinder: locations of :data:`.guest_unwinder.UNWINDER`.
     :param text: where kernel text begins.
     """
 
@@ -112,6 +114,7 @@ class TrampolineDispatch:
         cpu_number: int | None,
         make_planner: Callable[[Read, int], Planner],
         guarded: Mapping[str, int],
+        unwinder: Mapping[str, int],
         tsc_khz: int,
         text: int = 0,
         task_dead_ip: int | None = None,
@@ -140,15 +143,21 @@ class TrampolineDispatch:
             zone.code + (len(self.pads.code) | _PAD_ALIGN - 1) + 1,
         )
 
+        start = zone.site_stubs + len(self._filters.code)
+        self._unwinder_pads = UnwinderPads.make(zone, start)
+        helper = GuestUnwinder(self._unwinder_pads, unwinder)
+
         def pad_of(ip: int) -> int:
+            if ip in self._sites.helped:
+                return helper.pads[ip]
             asking = pads.get(ip, self.pads.entry)
             return self.recorder.pad_of(ip, asking if ip in self._sites.asked else None) or asking
 
-        self._stubs = SiteStubs(ram, zone, pad_of, zone.site_stubs + len(self._filters.code))
+        self._stubs = SiteStubs(ram, zone, pad_of, start + len(self._unwinder_pads.code))
         self.planner = make_planner(lambda *where: ram.read(self.kernel_cr3, *where), self.pads.entry)
         self.planter = Planter(target, self.planner, self._stubs, pad_of, ram.find_words)
         self._guard = TextGuard(self.planter, ram, zone, guarded, self._halt_if_running)
-        self._sites = Sites(self.planter, self._guard, self.recorder)
+        self._sites = Sites(self.planter, self._guard, self.recorder, lambda: helper.ips(self.planner))
         self.returns = Returns(ram, zone)
         self._slots = Slots(ram, zone)
         self._words = SharedWords(ram, zone)
@@ -169,7 +178,7 @@ class TrampolineDispatch:
         ram.write_physical(zone.physical, bytes(zone.size_bytes))
         ram.write_physical(zone.physical_of(zone.code), self.pads.code)
         ram.write_physical(zone.physical_of(zone.stubs), self.pads.stubs(zone))
-        ram.write_physical(zone.physical_of(zone.site_stubs), self._filters.code)
+        ram.write_physical(zone.physical_of(zone.site_stubs), self._filters.code + self._unwinder_pads.code)
         self.recorder.furnish()
         self._answer_ns = int(answer_sec * 1e9)
         self._set_bound()

@@ -262,6 +262,11 @@ class Recorder:
         ips = self._target.instruction_pointers()
         return self.waiting or any(self._zone.code <= ip < self._zone.stubs for ip in ips)
 
+    @property
+    def returning(self) -> bool:
+        """Whether calls are in flight whose probes have been removed."""
+        return bool(self._leaving)
+
     # Section: private
 
     def _free_number(self) -> int:

@@ -1,8 +1,8 @@
-"""Which locations are planted, and for whom: fprobes, recordings, and what we watch or guard for ourselves."""
+"""Which locations are planted, and for whom: fprobes, recordings, what we watch or guard, and the guest's unwinder."""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Collection, Set
 
 from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.recorder import Recorder
@@ -12,16 +12,24 @@ __all__ = ["Sites"]
 
 
 class Sites:
-    """Keeps the planted locations what they have to be. The guest is stopped in all of it."""
+    """Keeps the planted locations what they have to be. The guest is stopped in all of it.
 
-    def __init__(self, planter: Planter, guard: TextGuard, recorder: Recorder) -> None:
+    :param helping: locations where the guest's unwinder is helped, unless somebody else wants them.
+    """
+
+    def __init__(
+        self, planter: Planter, guard: TextGuard, recorder: Recorder, helping: Callable[[], Collection[int]]
+    ) -> None:
         self._planter = planter
         self._guard = guard
         self._recorder = recorder
+        self._helping = helping
         #: Locations that fprobes want.
         self.wanted: set[int] = set()
         #: Locations whose pad asks us, for whatever reason.
         self.asked: set[int] = set()
+        #: Locations with a pad for the guest's unwinder.
+        self.helped: set[int] = set()
         # Where the guest has freed what was there.
         self._gone: list[tuple[int, int]] = []
 
@@ -40,9 +48,12 @@ class Sites:
         wanted = self.wanted | own
         self._recorder.settle()
         recorded = self._recorder.ips
+        helped: set[int] = set()
         if wanted or recorded:
             wanted |= self._guard.ips
-        self._replant(self._there(wanted), self._there(recorded))
+        if wanted or recorded or self._recorder.returning:
+            helped = set(self._helping()) - wanted - recorded
+        self._replant(self._there(wanted), self._there(recorded), helped)
         if changed:
             self._guard.planted(self.wanted)
 
@@ -58,10 +69,10 @@ class Sites:
         self._planter.unplant_all()
 
     # Plant for those who want to be asked and those who record. Where it is both, or not any more, the pad changes.
-    def _replant(self, asked: set[int], recorded: set[int]) -> None:
-        wanted = asked | recorded
-        stale = ((asked ^ self.asked) & recorded) | self._recorder.take_changes()
-        self.asked = asked
+    def _replant(self, asked: set[int], recorded: set[int], helped: set[int]) -> None:
+        wanted = asked | recorded | helped
+        stale = ((asked ^ self.asked) & recorded) | (helped ^ self.helped) | self._recorder.take_changes()
+        self.asked, self.helped = asked, helped
         gone = (set(self._planter.ips) - wanted) | stale.intersection(self._planter.ips)
         if gone or wanted != self._planter.ips:
             # What the guest believes to be queued must not get lost with the locations.
