@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Set
+from collections.abc import Callable, Collection, Mapping
 
+from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.recorder import Recorder
+from fprobe_gdb.dispatch.trampoline.returns import Returns
 from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard
+from fprobe_gdb.probe.core import ProbeCore
 
 __all__ = ["Sites"]
 
@@ -18,14 +21,28 @@ class Sites:
     """
 
     def __init__(
-        self, planter: Planter, guard: TextGuard, recorder: Recorder, helping: Callable[[], Collection[int]]
+        self,
+        core: ProbeCore,
+        planter: Planter,
+        guard: TextGuard,
+        recorder: Recorder,
+        returns: Returns,
+        helping: Callable[[], Collection[int]],
     ) -> None:
+        self._core = core
         self._planter = planter
         self._guard = guard
         self._recorder = recorder
+        self._returns = returns
         self._helping = helping
-        #: Locations that fprobes want.
-        self.wanted: set[int] = set()
+        #: See :attr:`.base.Dispatch.task_dead_ip`.
+        self.task_dead_ip: int | None = None
+        #: See :attr:`.base.Dispatch.watches`.
+        self.watches: Callable[[], Mapping[int, Callable[[CpuState], None]]] = dict
+        #: What it gave last.
+        self.watched: Mapping[int, Callable[[CpuState], None]] = {}
+        # Locations that fprobes want.
+        self._wanted: set[int] = set()
         #: Locations whose pad asks us, for whatever reason.
         self.asked: set[int] = set()
         #: Locations with a pad for the guest's unwinder.
@@ -33,19 +50,23 @@ class Sites:
         # Where the guest has freed what was there.
         self._gone: list[tuple[int, int]] = []
 
-    def change(self, added: Set[int], removed: Set[int]) -> bool:
-        """Fprobes want other locations. Whether they do."""
-        self.wanted = (self.wanted | added) - removed
-        return bool(added or removed)
+    @property
+    def changed(self) -> bool:
+        """Whether fprobes want other locations than at the last :meth:`sync`."""
+        return self._core.sites_changed
 
-    def sync(self, own: Set[int], *, changed: bool) -> None:
+    def sync(self) -> None:
         """Plant what is wanted now, and remove what is not.
 
-        :param own: what we want for ourselves.
-        :param changed: what fprobes want has changed.
         :raise PlantRefused: when a location cannot be planted.
         """
-        wanted = self.wanted | own
+        added, removed = self._core.take_site_changes()
+        self._wanted = (self._wanted | added) - removed
+        self._core.take_return_changes()
+        self.watched = self.watches()
+        wanted = self._wanted | set(self.watched)
+        if self.task_dead_ip is not None and (self._wanted or len(self._returns)):
+            wanted.add(self.task_dead_ip)
         self._recorder.settle()
         recorded = self._recorder.ips
         helped: set[int] = set()
@@ -54,14 +75,14 @@ class Sites:
         if wanted or recorded or self._recorder.returning:
             helped = set(self._helping()) - wanted - recorded
         self._replant(self._there(wanted), self._there(recorded), helped)
-        if changed:
-            self._guard.planted(self.wanted)
+        if added or removed:
+            self._guard.planted(self._wanted)
 
     def forget(self, start: int, stop: int) -> None:
         """The guest is about to free this memory: nothing is planted in it any more, ever."""
         self._gone.append((start, stop))
         self._planter.drop(start, stop)
-        self._guard.planted(self.wanted)
+        self._guard.planted(self._wanted)
 
     def clear(self) -> None:
         """Remove everything."""
@@ -79,7 +100,7 @@ class Sites:
             self._guard.flush()
             self._planter.unplant(gone)
             self._planter.plant(wanted)
-            self._guard.planted(self.wanted)
+            self._guard.planted(self._wanted)
 
     # Without what the guest has freed.
     def _there(self, ips: set[int]) -> set[int]:

@@ -1,0 +1,81 @@
+"""Guest functions that a handler calls: run by the pad of its hit, on the vCPU of the hit, while the guest runs."""
+
+from __future__ import annotations
+
+from emu.deadline import Deadline
+from fprobe_gdb.dispatch.trampoline.handling import Handling
+from fprobe_gdb.dispatch.trampoline.hits import Hits
+from fprobe_gdb.dispatch.trampoline.outcome import Outcome
+from fprobe_gdb.dispatch.trampoline.pads import Kind
+from fprobe_gdb.dispatch.trampoline.run_state import RunState
+from fprobe_gdb.dispatch.trampoline.sites import Sites
+from fprobe_gdb.dispatch.trampoline.slots import Slots
+from fprobe_gdb.errors import GuestCallError, WaitTimeout
+from fprobe_gdb.registers import ARGUMENT_REGISTERS, MASK64
+
+__all__ = ["GuestCalls"]
+
+
+class GuestCalls:
+    """Calls functions of one guest."""
+
+    def __init__(self, slots: Slots, hits: Hits, sites: Sites, run_state: RunState, outcome: Outcome) -> None:
+        self._slots = slots
+        self._hits = hits
+        self._sites = sites
+        self._run_state = run_state
+        self._outcome = outcome
+
+    def call(self, addr: int, args: tuple[int, ...], deadline: Deadline) -> int:
+        """See :meth:`.base.Dispatch.call`."""
+        if not self._hits.handlings:
+            raise GuestCallError("a guest function can only be called from a handler")
+        if len(args) > len(ARGUMENT_REGISTERS):
+            raise GuestCallError(f"a guest call takes at most {len(ARGUMENT_REGISTERS)} arguments, not {len(args)}")
+        handling, failure = self._hits.handlings[-1], self._outcome.failure
+        stopped = self._run_state.stopped
+        if self._sites.changed:
+            self._run_state.halt()
+            stopped = True
+            self._sites.sync()
+        values = dict(zip(ARGUMENT_REGISTERS, (arg & MASK64 for arg in args), strict=False))
+        self._slots.call(handling.posted.slot, addr, values)
+        result = self._await(handling, addr, deadline)
+        if stopped:
+            self._run_state.halt()
+        if self._outcome.failure is not None and self._outcome.failure is not failure:
+            # A handler of a hit inside the call raised; the call itself has come back.
+            raise self._outcome.failure
+        return result
+
+    def _await(self, handling: Handling, addr: int, deadline: Deadline) -> int:
+        slot = handling.posted.slot
+        while not self._slots.is_posted(slot):
+            if deadline.expired:
+                raise GuestCallError(f"the function at {addr:#x} has not come back after {deadline.seconds:g} s")
+            if self._run_state.stopped:
+                self._run_state.resume()
+            self._serve_nested(slot, deadline)
+        done = self._slots.take(slot)
+        if done is None or done.kind != Kind.CALLED:
+            raise GuestCallError(f"the call of {addr:#x} got lost: its pad did not wait any longer")
+        # All registers as they were before the call; where the task runs may have changed.
+        registers = {name: value for name, value in handling.posted.registers.items() if name not in ("ip", "sp")}
+        self._slots.write_registers(slot, registers)
+        handling.moved(done)
+        return int(done.result)
+
+    # Handle other hits until this slot is posted again. A stop that a nested handler asks for comes after the call.
+    def _serve_nested(self, slot: int, deadline: Deadline) -> None:
+        while not self._slots.is_posted(slot) and not deadline.expired:
+            other = self._slots.next_posted()
+            if other is not None and other != slot:
+                self._hits.handle(other)
+            if not self._run_state.running:
+                return
+            if other is None:
+                try:
+                    if self._run_state.wait(Deadline(0)):
+                        return
+                except WaitTimeout:
+                    pass

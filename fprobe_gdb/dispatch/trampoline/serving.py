@@ -1,0 +1,151 @@
+"""Serving the running guest: hits as they come, records as they gather, everything else now and then.
+
+The host looks for posted slots as long as hits come close together, and sleeps until the guest rings otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from emu.deadline import Deadline
+from fprobe_gdb.dispatch.base import RunEnd
+from fprobe_gdb.dispatch.trampoline.hits import Hits
+from fprobe_gdb.dispatch.trampoline.outcome import Outcome
+from fprobe_gdb.dispatch.trampoline.recorder import Recorder
+from fprobe_gdb.dispatch.trampoline.run_state import RunState
+from fprobe_gdb.dispatch.trampoline.shared_words import SharedWords
+from fprobe_gdb.dispatch.trampoline.slots import Slots
+from fprobe_gdb.dispatch.trampoline.zone import Zone
+from fprobe_gdb.errors import WaitTimeout
+
+__all__ = ["Serving"]
+
+# How long to look for the next hit before going to sleep, and how often to look at everything else meanwhile.
+_SPIN_NS = 30_000
+_LOOK_ROUND_NS = 2_000_000
+_NAP_SEC = 0.05
+# Giving our turn away takes longer than this where somebody else has used it; for how long to believe that.
+_YIELD_NS = 1_000_000
+_CONTENDED_NS = 50_000_000
+# How often to take records out of the ring; it holds what a busy guest records in ten times as long.
+_RECORDS_SEC = 0.01
+
+
+class Serving:
+    """Serves one guest.
+
+    :param doorbell: what the guest's writes to the doorbell port come out of.
+    """
+
+    def __init__(
+        self,
+        slots: Slots,
+        hits: Hits,
+        recorder: Recorder,
+        run_state: RunState,
+        outcome: Outcome,
+        words: SharedWords,
+        doorbell: socket.socket,
+    ) -> None:
+        self._slots = slots
+        self._hits = hits
+        self._recorder = recorder
+        self._run_state = run_state
+        self._outcome = outcome
+        self._words = words
+        self._doorbell = doorbell
+        self._doorbell.setblocking(False)
+        self._contended_until_ns = 0
+        # When done() was asked last.
+        self._asked_ns = 0
+
+    def serve(self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int]) -> RunEnd | None:
+        """Serve the guest until there is a reason to end. None: it is stopped, or to be stopped, and the caller has to
+        see why.
+        """
+        last_hit_ns = last_look_ns = time.monotonic_ns()
+        while True:
+            slot = self._slots.next_posted()
+            if slot is not None:
+                self._hits.handle(slot)
+                if self._ends:
+                    return None
+            now_ns = time.monotonic_ns()
+            if slot is not None:
+                last_hit_ns = now_ns
+            idle = slot is None and (now_ns - last_hit_ns >= _SPIN_NS or now_ns < self._contended_until_ns)
+            if not idle and now_ns - last_look_ns < _LOOK_ROUND_NS:
+                if slot is None:
+                    self._yield(now_ns)
+                continue
+            more = self.take_records()
+            stopped, end = self._look_round(deadline, done, wake, idle and not more)
+            if stopped or end is not None or self._ends:
+                return end
+            last_look_ns = time.monotonic_ns()
+            if idle:
+                last_hit_ns = last_look_ns
+
+    def drain(self) -> None:
+        """Handle what has been posted in a stopped guest."""
+        while not self._outcome.ends and (slot := self._slots.next_posted()) is not None:
+            self._hits.handle(slot)
+
+    def take_records(self) -> bool:
+        """Take records out of the ring; what their consumers raise ends the run. Whether there may be more at once."""
+        try:
+            return self._recorder.drain()
+        except BaseException as error:
+            self._outcome.fail_unless_gone(error)
+            return False
+
+    # QEMU may be waiting for this very CPU. Where others do, looking on would only cost our turn when the guest rings.
+    def _yield(self, now_ns: int) -> None:
+        os.sched_yield()
+        if time.monotonic_ns() - now_ns > _YIELD_NS:
+            self._contended_until_ns = now_ns + _CONTENDED_NS
+
+    @property
+    def _ends(self) -> bool:
+        return self._outcome.ends or not self._run_state.running
+
+    # See after everything but hits: whether the guest has stopped, and why else to end.
+    def _look_round(
+        self, deadline: Deadline, done: Callable[[], bool], wake: Sequence[int], idle: bool
+    ) -> tuple[bool, RunEnd | None]:
+        if self._words[Zone.HOST_AWAY]:
+            self._words[Zone.HOST_AWAY] = 0
+        if idle:
+            self._words[Zone.HOST_SLEEPS] = 1
+        try:
+            sleeping = idle and self._slots.next_posted() is None
+            # Not for long: our word that we sleep may become visible only after the pad has looked for it.
+            limit = deadline.within(self._nap_sec) if sleeping else Deadline(0)
+            if self._run_state.wait(limit, (*wake, self._doorbell.fileno())):
+                return True, None
+        except WaitTimeout:
+            if deadline.expired:
+                return False, RunEnd.TIMEOUT
+        finally:
+            if idle:
+                self._words[Zone.HOST_SLEEPS] = 0
+        if self._rang() and time.monotonic_ns() - self._asked_ns < _LOOK_ROUND_NS:
+            # The guest has rung for a hit, most likely; whoever asks has work to do for his answer.
+            return False, None
+        is_done = done()
+        self._asked_ns = time.monotonic_ns()
+        return False, RunEnd.DONE if is_done else None
+
+    @property
+    def _nap_sec(self) -> float:
+        return _RECORDS_SEC if self._recorder.active else _NAP_SEC
+
+    # Whether the guest has rung since the last time.
+    def _rang(self) -> bool:
+        try:
+            return bool(self._doorbell.recv(4096))
+        except BlockingIOError:
+            return False
