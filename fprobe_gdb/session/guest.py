@@ -412,19 +412,22 @@ class Kernel(GuestView):
         names: bool = False,
         nr_maxactive: int = 0,
         block: bool = False,
+        ordered: bool = True,
     ) -> RecordProbe:
         """Record calls of functions inside the guest, without a handler: a thousand times as cheap as a hit.
 
-        The guest writes what happens into a ring in its memory, and the host reads it while the guest runs.
+        The guest writes what happens into rings in its memory, one for each CPU; the host reads them while it runs.
 
         :param ips: ftrace locations.
-        :param consume: gets the records in pieces, in the order in which things happened, soon after that.
+        :param consume: gets the records in pieces, soon after they were written.
         :param entry_only: no returns.
         :param args: record the six argument registers.
         :param names: record the task's name and pid; left out where the kernel has no types.
         :param nr_maxactive: calls in flight at once; more are missed. 0 takes functions x possible CPUs x 2. In any
             case there are no more than a few thousand for all probes together.
         :param block: where the host is slow let the guest wait, up to a bound, instead of losing records.
+        :param ordered: give records in the order in which things happened. Without it, which is cheaper, they come in
+            the order of each CPU, one CPU after the other.
         :raise ZoneError: without trampolines, or when there is no room for another probe.
         :raise PlantRefused: when one of the functions cannot be given a trampoline; then none is recorded.
         """
@@ -433,13 +436,15 @@ class Kernel(GuestView):
             raise ZoneError(f"recording needs trampolines, but {why}")
         if self.target.state is not TargetState.STOPPED or self._dispatch.in_handler:
             raise StateError("recording", "running", "stopped, outside handlers")
+        if self.num_possible_cpus() > self._dispatch.zone.rings:
+            raise ZoneError(f"the landing zone has no ring of records for each of {self.num_possible_cpus()} CPUs")
         for ip in ips:
             location = self.records.location_at(ip)
             if location is None or not location.has_fentry:
                 raise SiteNotRecorded(ip)
         form = RecordForm(returns=not entry_only, args=args, names=self._task_names() if names else None)
         wanted = nr_maxactive or len(ips) * self.num_possible_cpus() * 2
-        return self._dispatch.record(ips, form, consume, nr_maxactive=wanted, block=block)
+        return self._dispatch.record(ips, form, consume, nr_maxactive=wanted, block=block, ordered=ordered)
 
     @property
     def can_record(self) -> bool:
@@ -538,13 +543,13 @@ class Kernel(GuestView):
         self._percpu = PerCpuLayout.from_symbols(self.symbols, image) if slide else self._percpu
         if isinstance(self._dispatch, BreakpointDispatch):
             self._dispatch.offsets = percpu_offsets(self._percpu)
+        self._core.possible_cpus = self._possible_cpus()
         self._choose_dispatch()
         self._modules = GuestModules(self._module_reader(), lambda: self.btf, lambda: self._dispatch.epoch)
         self.records.modules = self._modules
         self._watch = ModuleWatch(self._core, self._modules, self.records, self.symbols.covers)
         self._watch.on_change = self._module_changed
         self._dispatch.task_dead_ip = self._task_dead_ip()
-        self._core.possible_cpus = self._possible_cpus()
 
     # The guest has not run yet: let it come to where pads can be mapped. With KASLR nobody knows where that is.
     def _start_boot(self) -> None:

@@ -22,8 +22,11 @@ __all__ = ["BACKENDS", "DEFAULT_MAX_SITES", "DISPATCHES", "BootOptions"]
 BACKENDS = ("gdb", "rsp")
 #: How hits reach handlers; ``auto`` takes trampolines where the guest can have them.
 DISPATCHES = ("auto", "breakpoint", "trampoline")
-# The landing zone: 4 MiB of code and data, 4 of counters, and a ring of records.
-_ZONE_MIB = 24
+# The landing zone: 4 MiB of code and data, 4 of counters, and rings of records, the ends of which take up to 2: 16 MiB,
+# or 2 for each CPU where that is more.
+_ZONE_MIB = 10
+_RINGS_MIB = 16
+_RING_MIB = 2
 #: Functions that breakpoints serve by default. Each armed breakpoint slows the whole guest under TCG.
 DEFAULT_MAX_SITES = 256
 
@@ -133,7 +136,11 @@ class BootOptions:
             extra_args=self.extra_args,
             start_stopped=True,
             shared_ram=with_zone,
-            reserved_mib=min(_ZONE_MIB, self.memory_mib // 4 & ~1) if with_zone else 0,
+            reserved_mib=self._zone_mib if with_zone else 0,
             doorbell=with_zone,
             gdb_socket=gdb_socket,
         )
+
+    @property
+    def _zone_mib(self) -> int:
+        return min(_ZONE_MIB + max(_RINGS_MIB, _RING_MIB * self.smp), self.memory_mib // 4 & ~1)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from operator import sub
 
-from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordField, RecordKind, record_ip
+from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordField, RecordKind, record_bits, record_ip
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
@@ -53,8 +53,8 @@ class RecordTracer:
         self._shown = 0
         self._line = ""
         self._summary = SummaryBuilder()
-        # In a quiet trace: records by kind and location, and durations by location.
-        self._counted: Counter[tuple[int, int]] = Counter()
+        # In a quiet trace: records, and durations, by the record's first word: kind, CPU and location.
+        self._counted: Counter[int] = Counter()
         self._durations: dict[int, Durations] = {}
         self._in_flight = CallsInFlight()
         # Values are made long after the hit: what pointers point to has changed.
@@ -91,6 +91,7 @@ class RecordTracer:
             names=not self._quiet,
             nr_maxactive=self._nr_maxactive,
             block=self._block,
+            ordered=not self._quiet,
         )
 
     def output(self, data: bytes) -> None:
@@ -131,31 +132,30 @@ class RecordTracer:
 
     # Much is done by functions that look at thousands of records in one go.
     def _count(self, batch: Batch) -> None:
-        size = self.probe.form.size_bytes
-        words, longs = memoryview(batch.data).cast("I"), memoryview(batch.data).cast("Q")
-        ips = words[:: size // 4].tolist()
-        self._counted.update(zip(batch.kinds, ips, strict=True))
-        if not self.probe.form.returns:
+        form = self.probe.form
+        columns, step = memoryview(batch.data).cast("Q"), form.size_bytes // 8
+        words = columns[::step].tolist()
+        self._counted.update(words)
+        if not form.returns:
             return
-        tscs, entered = (longs[field // 8 :: size // 8].tolist() for field in (RecordField.TSC, RecordField.ENTERED))
-        exit_kind = RecordKind.EXIT | self.probe.number << 2
+        tscs, entered = (columns[at // 8 :: step].tolist() for at in (RecordField.TSC, form.retval_at + 8))
+        exit_kind = record_bits(RecordKind.EXIT, self.probe.number)
         durations = self._durations
-        for kind, ip, counts in zip(batch.kinds, ips, map(sub, tscs, entered), strict=True):
+        for kind, word, counts in zip(batch.kinds, words, map(sub, tscs, entered), strict=True):
             if kind == exit_kind:
-                of = durations.get(ip)
+                of = durations.get(word)
                 if of is None:
-                    of = durations[ip] = Durations()
+                    of = durations[word] = Durations()
                 of.add(counts)
 
     def _add_counted(self) -> None:
         if not self._counted:
             return
         khz = self._k.record_times(0).khz
-        kinds = {kind | self.probe.number << 2: kind for kind in RecordKind}
         counters: dict[str, CallCounters] = {}
-        for (kind, low_ip), count in self._counted.items():
-            of = counters.setdefault(self._name(record_ip(low_ip)), CallCounters())
-            match kinds[kind]:
+        for word, count in self._counted.items():
+            of = counters.setdefault(self._name(record_ip(word)), CallCounters())
+            match RecordKind(word & 3):
                 case RecordKind.ENTRY:
                     of.hits += count
                 case RecordKind.EXIT:
@@ -163,8 +163,8 @@ class RecordTracer:
                 case RecordKind.MISSED:
                     of.missed += count
         durations: dict[str, Durations] = {}
-        for low_ip, counts in self._durations.items():
-            durations.setdefault(self._name(record_ip(low_ip)), Durations()).merge(counts.scaled(1_000_000, khz))
+        for word, counts in self._durations.items():
+            durations.setdefault(self._name(record_ip(word)), Durations()).merge(counts.scaled(1_000_000, khz))
         for func, of in counters.items():
             self._summary.add(func, of, durations.get(func))
 

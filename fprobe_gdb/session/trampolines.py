@@ -11,6 +11,7 @@ from fprobe_gdb.dispatch.trampoline.guest_unwinder import UNWINDER
 from fprobe_gdb.dispatch.trampoline.mapping import place_zone, read_directory, zone_entries
 from fprobe_gdb.dispatch.trampoline.plans import Planner
 from fprobe_gdb.dispatch.trampoline.text_guard import GUARDED
+from fprobe_gdb.dispatch.trampoline.zone import MAX_RINGS
 from fprobe_gdb.errors import MemoryFault, ZoneError
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.kernel.patched_text import PatchedText
@@ -47,7 +48,9 @@ def open_trampolines(
     ram = GuestRam(machine.ram, machine.ram_fd)
     cr3 = target.registers(0)["cr3"]
     table, entries = read_directory(cr3, ram.read_physical)
-    zone = place_zone(entries, symbols.one("_end"), machine.spec.reserved_addr, machine.spec.reserved_mib << 20)
+    size_bytes = machine.spec.reserved_mib << 20
+    rings = core.possible_cpus if core.possible_cpus <= MAX_RINGS else 0
+    zone = place_zone(entries, symbols.one("_end"), machine.spec.reserved_addr, size_bytes, rings)
     index, mapped = zone_entries(zone)
     ram.write_physical(table + 8 * index, mapped)
 

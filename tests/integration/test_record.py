@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from fprobe_gdb import Kernel
-from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordKind
+from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordKind, record_ip
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
+from fprobe_gdb.dispatch.trampoline.zone import LONGEST_RECORD_BYTES
 from fprobe_gdb.output.jsonl import JsonlSink
 from fprobe_gdb.session.record_tracer import RecordTracer
 from images.workload_counts import EXAMPLES, Count, counts
@@ -94,8 +95,9 @@ def test_a_full_ring_is_counted_exactly(guest: Callable[..., Kernel]) -> None:
     finally:
         recorder.drain = drain
     k.stop_recording(probe)
-    ring_records = recorder._zone.ring_bytes // probe.form.size_bytes
-    assert probe.hits == sum(seen) == ring_records < calls
+    # Of each ring that a CPU has filled, the other one may not have been.
+    ring_records = (recorder._zone.ring_bytes - LONGEST_RECORD_BYTES) // probe.form.size_bytes + 1
+    assert ring_records <= probe.hits == sum(seen) <= 2 * ring_records < calls
     assert probe.hits + probe.nmissed + probe.lost == calls
     assert probe.losses == {ip: probe.lost}
 
@@ -107,25 +109,27 @@ def test_every_function_is_recorded_and_accounted_for(recorded_guest: Kernel) ->
     entered: Counter[int] = Counter()
 
     def consume(batch: Batch) -> None:
-        words = memoryview(batch.data).cast("I")[:: probe.form.size_bytes // 4].tolist()
-        entered.update(ip for kind, ip in zip(batch.kinds, words, strict=True) if kind & 3 == RecordKind.ENTRY)
+        entered.update(memoryview(batch.data).cast("Q")[:: probe.form.size_bytes // 8].tolist())
 
     code = k.read_memory(ips[0], 4096)
     # What the agent still has to do for the last command is over then: no fork is under way.
     k.run(timeout_sec=1.0)
-    probe = k.record(ips, consume)
+    probe = k.record(ips, consume, ordered=False)
     # The guest is stopped now and when this is read again: all forks in between, of whomever.
     forks = k.read_u64(k.address("total_forks"))
     run(k, FORKS.format(20))
     k.run(timeout_sec=1.0)
     forks = k.read_u64(k.address("total_forks")) - forks
     k.stop_recording(probe)
-    assert sum(entered.values()) == probe.hits
+    calls: Counter[str] = Counter()
+    for word, number in entered.items():
+        if word & 3 == RecordKind.ENTRY:
+            calls[k.records.name_at(record_ip(word))] += number
+    assert calls.total() == probe.hits
     assert probe.nmissed == 0
     assert sum(probe.losses.values()) == probe.lost
     assert probe.exits + probe.lost_exits <= probe.hits
     assert k.read_memory(ips[0], 4096) == code
-    calls = Counter({k.records.name_at((ip | 0xFFFFFFFF00000000) - 5): number for ip, number in entered.items()})
     lost = Counter({k.records.name_at(ip): number for ip, number in probe.losses.items()})
     assert calls["kernel_clone"] + lost["kernel_clone"] == forks >= 20
     assert calls["bprm_execve"] + lost["bprm_execve"] >= 20
@@ -172,8 +176,8 @@ def test_ten_million_records(guest: Callable[..., Kernel]) -> None:
     k = guest(kernel="6.1", smp=2, dispatch="trampoline")
     function = k.records.ftrace_location(k.address("__x64_sys_personality"))
     others = [location.ip for location in k.records.records if "sched" in location.name]
-    counted = k.record([function], lambda batch: None)
-    beside = k.record(others, lambda batch: None)
+    counted = k.record([function], lambda batch: None, ordered=False)
+    beside = k.record(others, lambda batch: None, ordered=False)
     run(k, "workload threads 4 2500000", timeout_sec=3000)
     for probe in (counted, beside):
         k.stop_recording(probe)

@@ -86,6 +86,10 @@ class Asm:
         """The same with 32 bits; a register's upper half becomes zero."""
         self._two(to, source, b"\x8b", b"\x89", wide=False)
 
+    def movslq(self, to: str, source: str) -> None:
+        """``movsxd r64, r32``: sign-extended."""
+        self._registers(b"\x63", _NUMBERS[to], source, wide=True)
+
     def movl_imm(self, to: str | Mem, value: int) -> None:
         """``mov r32, imm32`` or ``mov m32, imm32``."""
         if isinstance(to, Mem):
@@ -199,6 +203,16 @@ class Asm:
     def decl(self, to: str | Mem) -> None:
         """``dec r32`` or ``dec m32``."""
         self._unary(b"\xff", 1, to, wide=False)
+
+    # Section: against interrupts of the same CPU
+
+    def xadd(self, to: Mem, source: str) -> None:
+        """``xadd m64, r64``: the register gets the old value."""
+        self._memory(b"\x0f\xc1", _NUMBERS[source], to, wide=True)
+
+    def cmpxchg(self, to: Mem, source: str) -> None:
+        """``cmpxchg m64, r64``: equal to rax, it gets the register, else rax gets it."""
+        self._memory(b"\x0f\xb1", _NUMBERS[source], to, wide=True)
 
     # Section: between CPUs
 

@@ -244,10 +244,11 @@ class TrampolineDispatch:
         *,
         nr_maxactive: int,
         block: bool = False,
+        ordered: bool = True,
     ) -> RecordProbe:
         """Record functions, without handlers, from now on. The guest is stopped. See :meth:`.recorder.Recorder.add`."""
         self.recorder.task_dead_ip = self.task_dead_ip
-        probe = self.recorder.add(ips, form, consume, nr_maxactive=nr_maxactive, block=block)
+        probe = self.recorder.add(ips, form, consume, nr_maxactive=nr_maxactive, block=block, ordered=ordered)
         try:
             self.sync()
         except BaseException:

@@ -52,23 +52,23 @@ def read_directory(cr3: int, read_physical: ReadPhysical) -> tuple[int, list[int
     return table, [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
 
 
-def place_zone(entries: Sequence[int], image_end: int, physical: int, size_bytes: int) -> Zone:
+def place_zone(entries: Sequence[int], image_end: int, physical: int, size_bytes: int, rings: int) -> Zone:
     """Choose where the zone is mapped: in free entries behind the image, up to 1 GiB from its start.
 
     :param entries: of the page-middle directory.
     :param image_end: the kernel's ``_end``.
     :param physical: where the zone is, 2 MiB aligned.
+    :param rings: how many rings of records it has.
     :raise ZoneError: when there is not enough room.
     """
-    # One more: the ring's beginning once more.
-    count = size_bytes // HUGE_BYTES + 1
+    count = size_bytes // HUGE_BYTES
     first = (image_end - IMAGE_BASE + HUGE_BYTES - 1) // HUGE_BYTES + _GAP
     limit = _IMAGE_ENTRIES if first + count <= _IMAGE_ENTRIES else _ENTRIES
     for start in range(first, limit - count + 1):
         # Until cleanup_highmap() has run, unused entries are not zero, but not present either.
         if not any(entry & _PRESENT for entry in entries[start : start + count]):
             code = IMAGE_BASE + start * HUGE_BYTES
-            return Zone(physical, size_bytes, code, code + HUGE_BYTES)
+            return Zone(physical, size_bytes, code, code + HUGE_BYTES, rings)
     raise ZoneError(
         f"there is no room for {size_bytes >> 20} MiB behind the kernel's image, which ends at {image_end:#x}; "
         "ask for a smaller ring"
@@ -80,8 +80,4 @@ def zone_entries(zone: Zone) -> tuple[int, bytes]:
     index = (zone.code - IMAGE_BASE) // HUGE_BYTES
     values = [zone.physical | _CODE]
     values += [zone.physical + at | _DATA for at in range(HUGE_BYTES, zone.size_bytes, HUGE_BYTES)]
-    if zone.ring_bytes:
-        # Behind the ring's end its beginning follows.
-        end = (zone.ring + zone.ring_bytes - zone.code) // HUGE_BYTES
-        values[end : end + 1] = [zone.physical_of(zone.ring) | _DATA]
     return index, b"".join(value.to_bytes(8, "little") for value in values)

@@ -17,7 +17,7 @@ from fprobe_gdb.target.guest_ram import GuestRam
 __all__ = ["InFlight", "NodePools"]
 
 _NODE = struct.Struct("<8Q")
-_NUMBER_BITS = (1 << 32) - 1
+_LOW_HALF = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,20 +63,22 @@ class NodePools:
         self._free.difference_update(nodes)
         self._given[probe] = set(nodes)
         pool = self._zone.probe(probe) + ProbeWord.FREE
-        for node, following in zip(nodes, [*nodes[1:], 0], strict=True):
-            self._write(node, (0, following, 0, 0, 0, 0, pool, node))
-        self._set_head(probe, nodes[0])
+        lows = [self._low_half(node) for node in nodes]
+        for node, following in zip(nodes, [*lows[1:], 0], strict=True):
+            self._write(node, (0, following, 0, 0, 0, 0, pool, self._zone.stub(node)))
+        self._set_head(probe, lows[0])
         self._end[0] = max(self._end[0], self._zone.node(nodes[-1] + 1))
         return nodes
 
     def take_back(self, probe: int) -> bool:
         """Take the nodes back that are home. Returns whether none is out any more."""
         given = self._given.get(probe, set())
-        node = self._head(probe)
+        low = self._head(probe)
         home = set()
-        while node:
+        while low:
+            node = (low - self._low_half(0)) // NODE_BYTES
             home.add(node)
-            node = self._word(node, NodeWord.NEXT)
+            low = self._word(node, NodeWord.NEXT)
         self._set_head(probe, 0)
         given -= home
         self._free |= home
@@ -105,10 +107,14 @@ class NodePools:
         return (self._zone.probe(probe) - self._zone.probe(0) + ProbeWord.FREE) // 8
 
     def _head(self, probe: int) -> int:
-        return self._probes[self._head_at(probe)] & _NUMBER_BITS
+        return self._probes[self._head_at(probe)] & _LOW_HALF
 
     # The upper half changes, so that no pad takes the head that it has read before for this one.
-    def _set_head(self, probe: int, node: int) -> None:
+    def _set_head(self, probe: int, low: int) -> None:
         at = self._head_at(probe)
-        changed = (self._probes[at] >> 32) + 1 & _NUMBER_BITS
-        self._probes[at] = changed << 32 | node
+        changed = (self._probes[at] >> 32) + 1 & _LOW_HALF
+        self._probes[at] = changed << 32 | low
+
+    # As pads link them.
+    def _low_half(self, node: int) -> int:
+        return self._zone.node(node) & _LOW_HALF

@@ -1,7 +1,7 @@
 """What a record looks like: the words that a recording pad writes and the host reads. Pure.
 
-All records of a probe have one size, so that the host can look at one word of thousands of them at once. The first
-word's lower half is written last, and never 0: a record is there when it is not 0. The host leaves zeros behind.
+All records of a probe have one size, so that the host can look at one byte of thousands of them at once. The first word
+is written last, and its lowest byte is never 0: a record is there when that is not 0. The host leaves zeros behind.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ from typing import NamedTuple
 
 __all__ = [
     "FENTRY_BYTES",
+    "IP_SHIFT",
     "NodeWord",
     "ProbeWord",
     "Record",
     "RecordField",
     "RecordForm",
     "RecordKind",
+    "RingWord",
     "TaskNames",
-    "meta_bits",
+    "record_bits",
     "record_ip",
 ]
 
 #: A record's ``ip`` is what the fentry call pushes, so much behind the location.
 FENTRY_BYTES = 5
-_KERNEL_HALF = 0xFFFFFFFF00000000
+#: Where it begins in the record's first word.
+IP_SHIFT = 16
+_KERNEL_HALF = ((1 << 16) - 1) << 48
 
 
 class RecordKind(IntEnum):
@@ -43,21 +47,16 @@ class RecordKind(IntEnum):
 
 
 class RecordField(IntEnum):
-    """Offsets in a record, in bytes."""
+    """Offsets in a record, in bytes; all are 64-bit words. Behind them is what :class:`RecordForm` says."""
 
-    #: 32 bits: the address behind the location; its upper half is all ones.
-    IP = 0
-    #: 32 bits: CPU (8), kind (2), probe (6), node (16).
-    META = 4
+    #: From below: kind (2 bits), probe (6), 0 for the CPU (8), which the host fills in, and the location as the fentry
+    #: call pushes it (48). So it says which function of which probe, and is the same whenever that is.
+    WORD = 0
     TSC = 8
     TASK = 16
     RET_IP = 24
-    #: Entry: six words.
-    ARGS = 32
-    #: Exit.
-    RETVAL = 32
-    #: Exit: the TSC word of the entry.
-    ENTERED = 40
+    #: Where returns are recorded: the address of the call's node, 0 where there is none.
+    NODE = 32
 
 
 class NodeWord(IntEnum):
@@ -65,26 +64,39 @@ class NodeWord(IntEnum):
 
     #: The same as for the host's nodes.
     RET_ADDR = 0
-    #: While it is free: number of the next free node.
+    #: While it is free: lower half of the address of the next free node, 0 for none.
     NEXT = 8
     #: While it is in use: ``struct task_struct *``; else 0.
     TASK = 16
     FRAME = 24
-    IP = 32
+    #: :attr:`RecordField.WORD` and :attr:`RecordField.TSC` of the entry.
+    WORD = 32
     ENTERED = 40
-    #: Set by the host: address of its probe's :attr:`ProbeWord.FREE`, and its own number.
+    #: Set by the host: address of its probe's :attr:`ProbeWord.FREE`, and its stub.
     POOL = 48
-    NUMBER = 56
+    STUB = 56
 
 
 class ProbeWord(IntEnum):
     """Offsets in the words of a probe."""
 
-    #: The first free node's number (0 for none), and in the upper half a number that changes each time.
+    #: Lower half of the address of the first free node, 0 for none. In the upper half is a number that changes whenever
+    #: a node is taken.
     FREE = 0
     #: Calls of functions without a counter of their own for which the ring had no room, and returns of all.
     LOST = 8
     LOST_EXITS = 16
+
+
+class RingWord(IntEnum):
+    """Offsets in the words of a ring."""
+
+    #: Bytes of records that pads have reserved since the beginning; for a moment more than there is room for.
+    HEAD = 0
+    #: The host's: a record must not begin behind this position.
+    LIMIT = 8
+    #: Address of the ring.
+    RING = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,7 @@ class Record(NamedTuple):
     #: The location.
     ip: int
     cpu: int
+    #: Address of the call's node; 0 where there is none.
     node: int
     tsc: int
     task: int
@@ -136,9 +149,19 @@ class RecordForm:
     names: TaskNames | None = None
 
     @property
+    def args_at(self) -> int:
+        """Offset of what an entry has: the argument registers."""
+        return RecordField.NODE + (8 if self.returns else 0)
+
+    @property
+    def retval_at(self) -> int:
+        """Offset of what an exit has: the register ax, and the ``tsc`` of its entry."""
+        return self.args_at
+
+    @property
     def names_at(self) -> int:
         """Offset of ``comm``, with ``pid`` behind it."""
-        return RecordField.ARGS + max(_ARGS_BYTES if self.args else 0, _EXIT_BYTES if self.returns else 0)
+        return self.args_at + max(_ARGS_BYTES if self.args else 0, _EXIT_BYTES if self.returns else 0)
 
     @property
     def size_bytes(self) -> int:
@@ -147,16 +170,17 @@ class RecordForm:
 
     def decode(self, data: bytes) -> list[Record]:
         """Take records apart, as they lie in the ring."""
-        body = (self.names_at - RecordField.ARGS) // 8
-        layout = struct.Struct(f"<IIQQQ{body}Q" + ("16sII" if self.names else ""))
+        body = (self.names_at - self.args_at) // 8
+        layout = struct.Struct(f"<QQQQ{'Q' if self.returns else ''}{body}Q" + ("16sII" if self.names else ""))
         records = []
-        for ip, meta, tsc, task, ret_ip, *rest in layout.iter_unpack(data):
-            kind = RecordKind(meta >> 8 & 3)
+        for word, tsc, task, ret_ip, *rest in layout.iter_unpack(data):
+            node = rest.pop(0) if self.returns else 0
+            kind = RecordKind(word & 3)
             is_exit = kind is RecordKind.EXIT
             comm, pid, _ = rest[body:] if self.names else (None, None, 0)
             records.append(
                 Record(
-                    kind, record_ip(ip), meta & 0xFF, meta >> 16, tsc, task, ret_ip,
+                    kind, record_ip(word), word >> 8 & 0xFF, node, tsc, task, ret_ip,
                     args=tuple(rest[:6]) if self.args and kind is RecordKind.ENTRY else (),
                     retval=rest[0] if is_exit else 0,
                     entered_tsc=rest[1] if is_exit else 0,
@@ -168,10 +192,10 @@ class RecordForm:
 
 
 def record_ip(word: int) -> int:
-    """The location, given :attr:`RecordField.IP`."""
-    return (word | _KERNEL_HALF) - FENTRY_BYTES
+    """The location, given :attr:`RecordField.WORD`."""
+    return (word >> IP_SHIFT | _KERNEL_HALF) - FENTRY_BYTES
 
 
-def meta_bits(kind: RecordKind, probe: int) -> int:
-    """The constant part of :attr:`RecordField.META`."""
-    return kind << 8 | probe << 10
+def record_bits(kind: RecordKind, probe: int) -> int:
+    """The constant part of :attr:`RecordField.WORD`, and what :attr:`.ring.Batch.kinds` has."""
+    return kind | probe << 2

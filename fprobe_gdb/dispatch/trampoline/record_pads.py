@@ -4,12 +4,21 @@ A probe has pads of its own, made for what its records hold (:class:`~.record_fo
 for the returns that it records. So a return's stub leads to the right pad by itself.
 
 Rules, as of call mode's pads: preemption is off while a record is reserved but not there; interrupts stay as they are;
-no FPU register; no lock is held, at any instruction another hit may come in between. Room in the ring is taken by
-compare and exchange, and so are nodes: from a stack whose head carries a number that changes each time. There is one
-ring for all CPUs: its order is the order of events, and with one TCG thread a locked instruction costs what others do.
+no FPU register; no lock is held, at any instruction another hit may come in between.
+
+Room is taken in the ring of the CPU, where only hits that interrupt the pad can come in between: by one ``xadd``, which
+no interrupt can break up. It is given back by ``cmpxchg`` where it turns out to be too much, unless such a hit has got
+room behind it; then there is room for this one as well. Nodes are shared by all CPUs: they are taken from a stack whose
+head carries a number that changes each time.
+
+The counter is read behind a call's node is taken, and in front of the node being put back. So in the order of their
+counter values, records of one node are in the order in which it was used, on whatever CPUs that was.
 
 Registers: ftrace's own entry code leaves r10, r11 and the flags to whoever wants them (arch/x86/kernel/ftrace_64.S,
 ``save_mcount_regs``, 5.10 to 6.18), and behind a return all but ax and dx are free (``return_to_handler`` there).
+
+Much depends on how long this takes, and that on what is dear under TCG: a conditional branch, since what is translated
+in one piece ends there; an access to memory; and above all a jump out of the page, so a pad lies in one page.
 """
 
 from __future__ import annotations
@@ -17,22 +26,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
-from fprobe_gdb.dispatch.trampoline.assembler import Asm, at, gs, rip
+from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at, gs, rip
 from fprobe_gdb.dispatch.trampoline.pads import DOORBELL_PORT
 from fprobe_gdb.dispatch.trampoline.record_format import (
     FENTRY_BYTES,
+    IP_SHIFT,
     NodeWord,
     ProbeWord,
     RecordField,
     RecordForm,
     RecordKind,
-    meta_bits,
+    RingWord,
+    record_bits,
 )
 from fprobe_gdb.dispatch.trampoline.zone import (
     HOST_NODES,
     LOSS_SHIFT,
     MAX_NODES,
     NODE_BYTES,
+    RING_WORDS_BYTES,
     STUB_BYTES,
     Zone,
 )
@@ -43,7 +55,7 @@ __all__ = ["PadPlace", "RecordPads", "record_pads"]
 # On the stack behind _save(): dx, ax, and then what was there.
 _BEHIND = 16
 _RETURN_SLOT = 24
-_NODE_SHIFT = NODE_BYTES.bit_length() - 1
+_NODES_BY_STUBS_SHIFT = NODE_BYTES.bit_length() - STUB_BYTES.bit_length()
 _STUBS_BYTES = MAX_NODES * STUB_BYTES
 _SIGN = 1 << 64
 _ALIGN = 64
@@ -89,7 +101,7 @@ def record_pads(
     """Assemble the pads of a probe.
 
     :param addr: where they will be.
-    :param probe: its number.
+    :param probe: its number, from 1 on.
     :param block: wait for room in the ring, as long as call mode waits for an answer.
     :param probes_task_dead: ``do_task_dead`` is one of the probe's functions.
     :param then: a pad that is next at an entry, with everything as the function's entry had it.
@@ -108,7 +120,7 @@ def record_pads(
     return RecordPads(code.ljust(-(-len(code) // _ALIGN) * _ALIGN, b"\xcc"), asm.address_of("entry"), *exits)
 
 
-# r11 is the record, r10 (entry) or rdi (exit) the node.
+# r11 is the record, r10 (entry) or di (exit) the node; ax and dx are for anything.
 @dataclass(slots=True)
 class _Pad:
     asm: Asm
@@ -119,98 +131,121 @@ class _Pad:
     then: int | None
 
     def entry(self) -> None:
-        asm = self.asm
+        asm, returns = self.asm, self.form.returns
         self._save()
-        self._reserve("entry.")
-        self._common()
-        asm.mov("ax", at("sp", _RETURN_SLOT))
-        self._parent("entry.")
-        self._arguments()
-        if self.form.returns:
+        if returns:
             self._take_node()
+        self._reserve("entry.")
+        asm.mov("ax", at("sp", _RETURN_SLOT))
+        if returns:
+            asm.mov(at("r10", NodeWord.RET_ADDR), "ax")
+            asm.lea("dx", at("sp", _RETURN_SLOT))
+            asm.mov(at("r10", NodeWord.FRAME), "dx")
+        self._parent("entry.")
+        self._tsc("r10" if returns else None)
+        self._task("r10" if returns else None)
+        self._arguments()
+        self._word(RecordKind.ENTRY)
+        if returns:
             self._hook()
-            # The node's number is in ax, times 8.
-            asm.shl_imm("ax", 13)
-            self._meta(RecordKind.ENTRY, also="ax")
-        else:
-            self._meta(RecordKind.ENTRY)
-        self._commit_entry()
+        self._commit()
         asm.label("entry.leave")
         self._restore(self.then)
-        if self.form.returns:
-            asm.label("no_node")
-            self._meta(RecordKind.MISSED)
-            self._commit_entry()
-            asm.jmp("entry.leave")
+        self._stub_parent("entry.")
+        self._full("entry.", "entry.lost")
         asm.label("entry.lost")
+        if returns:
+            self._push_node("lost.", "r10", rip(self._probe_word(ProbeWord.FREE)), "dx", "r11")
+        asm.label("lost")
         self._count_lost()
         asm.jmp("entry.leave")
+        if returns:
+            self._missed()
+
+    # No node is left.
+    def _missed(self) -> None:
+        asm = self.asm
+        asm.label("no_node")
+        self._entered("missed.", RecordKind.MISSED)
+        asm.jmp("entry.leave")
+        self._full("missed.", "lost")
 
     def exit(self) -> None:
         asm, zone = self.asm, self.place.zone
-        self._save()
-        asm.mov("si", at("sp", _BEHIND))
-        asm.sub_imm("si", zone.stubs + FENTRY_BYTES - _SIGN)
-        asm.shl_imm("si", _NODE_SHIFT - (STUB_BYTES.bit_length() - 1))
-        asm.lea("di", rip(zone.nodes))
-        asm.add("di", "si")
-        asm.mov("r8", at("di", NodeWord.RET_ADDR))
-        asm.mov(at("sp", _BEHIND), "r8")
+        asm.mov("r8", "ax")
+        asm.mov("r9", "dx")
+        self._preempt_off()
+        asm.mov("di", at("sp"))
+        asm.sub_imm("di", zone.stubs + FENTRY_BYTES - _SIGN)
+        asm.shl_imm("di", _NODES_BY_STUBS_SHIFT)
+        asm.add_imm("di", zone.nodes - _SIGN)
+        asm.mov("si", at("di", NodeWord.RET_ADDR))
+        asm.mov(at("sp"), "si")
         self._reserve("exit.")
-        self._common()
-        asm.mov("ax", "r8")
+        self._tsc()
+        self._task()
+        asm.mov("ax", "si")
         self._parent("exit.")
-        asm.mov("ax", at("sp", 8))
-        asm.mov(at("r11", RecordField.RETVAL), "ax")
+        asm.mov(at("r11", RecordField.NODE), "di")
+        asm.mov(at("r11", self.form.retval_at), "r8")
         asm.mov("ax", at("di", NodeWord.ENTERED))
-        asm.mov(at("r11", RecordField.ENTERED), "ax")
-        # rsi is the node's number times its size.
-        asm.shl_imm("si", 16 - _NODE_SHIFT)
-        self._meta(RecordKind.EXIT, also="si")
-        asm.movl("ax", at("di", NodeWord.IP))
-        asm.movl(at("r11", RecordField.IP), "ax")
+        asm.mov(at("r11", self.form.retval_at + 8), "ax")
+        asm.mov("ax", at("di", NodeWord.WORD))
+        asm.add_imm("ax", RecordKind.EXIT - RecordKind.ENTRY)
+        self._commit()
         asm.label("exit.free")
         asm.mov_imm(at("di", NodeWord.TASK), 0)
-        asm.lea("r8", rip(self._word(ProbeWord.FREE)))
-        self._push_node("exit.", "di", "r8", "dx")
-        self._restore()
+        self._push_node("exit.", "di", rip(self._probe_word(ProbeWord.FREE)), "cx", "dx")
+        self._preempt_on()
+        asm.mov("dx", "r9")
+        asm.mov("ax", "r8")
+        asm.ret()
+        self._stub_parent("exit.")
+        self._full("exit.", "exit.lost")
         asm.label("exit.lost")
-        asm.lock_inc(rip(self._word(ProbeWord.LOST_EXITS)))
+        asm.lock_inc(rip(self._probe_word(ProbeWord.LOST_EXITS)))
         asm.jmp("exit.free")
 
     # The entry of do_task_dead: the calls of this task will never return; all nodes that it has are free again. What
     # it calls from here on has no pads (__schedule() is notrace) or returns.
     def task_dead(self, probed: bool) -> None:
         asm = self.asm
-        kind = RecordKind.ENTRY if probed else RecordKind.TASK_DEAD
         self._save()
-        self._reserve("dead.")
-        self._common()
-        asm.mov("ax", at("sp", _RETURN_SLOT))
-        self._parent("dead.")
-        self._arguments()
-        self._meta(kind)
-        self._commit_entry()
+        self._entered("dead.", RecordKind.ENTRY if probed else RecordKind.TASK_DEAD)
         asm.label("dead.walk")
         asm.push("cx")
         self._free_nodes()
         asm.pop("cx")
         self._restore(self.then)
+        self._full("dead.", "dead.lost")
         asm.label("dead.lost")
         if probed:
             self._count_lost()
         asm.jmp("dead.walk")
 
+    # A record of an entry whose return is not awaited.
+    def _entered(self, scope: str, kind: RecordKind) -> None:
+        asm = self.asm
+        self._reserve(scope)
+        asm.mov("ax", at("sp", _RETURN_SLOT))
+        self._parent(scope)
+        self._tsc()
+        self._task()
+        self._arguments()
+        self._word(kind)
+        self._commit()
+        asm.jmp(scope + "committed")
+        self._stub_parent(scope)
+        asm.label(scope + "committed")
+
     def _save(self) -> None:
         self.asm.push("ax")
         self.asm.push("dx")
-        if self.place.offsets.preempt_count is not None:
-            self.asm.incl(gs(self.place.offsets.preempt_count))
+        self._preempt_off()
 
     def _restore(self, then: int | None = None) -> None:
         asm = self.asm
-        if self.place.offsets.preempt_count is not None:
-            asm.decl(gs(self.place.offsets.preempt_count))
+        self._preempt_on()
         asm.pop("dx")
         asm.pop("ax")
         if then is None:
@@ -218,71 +253,101 @@ class _Pad:
         else:
             asm.jmp(then)
 
-    # Take room for a record: r11. Clobbers ax, dx; with `block` r10.
+    def _preempt_off(self) -> None:
+        if self.place.offsets.preempt_count is not None:
+            self.asm.incl(gs(self.place.offsets.preempt_count))
+
+    def _preempt_on(self) -> None:
+        if self.place.offsets.preempt_count is not None:
+            self.asm.decl(gs(self.place.offsets.preempt_count))
+
+    # Take room for a record: r11.
     def _reserve(self, scope: str) -> None:
         asm, zone = self.asm, self.place.zone
         asm.label(scope + "reserve")
-        asm.mov("ax", rip(zone.word(Zone.RING_HEAD)))
-        asm.label(scope + "again")
-        self._room("ax")
-        asm.jcc("a", scope + ("full" if self.block else "lost"))
-        asm.lock_cmpxchg(rip(zone.word(Zone.RING_HEAD)), "r11")
-        asm.jcc("ne", scope + "again")
+        self._find_ring()
+        asm.movl_imm("ax", self.form.size_bytes)
+        asm.xadd(self._ring_word(RingWord.HEAD), "ax")
+        asm.label(scope + "check")
+        asm.cmp("ax", self._ring_word(RingWord.LIMIT))
+        asm.jcc("a", scope + "full")
         asm.andl_imm("ax", zone.ring_bytes - 1)
-        asm.lea("r11", rip(zone.ring))
-        asm.add("r11", "ax")
-        if self.block:
-            asm.jmp(scope + "reserved")
-            self._wait_for_room(scope)
-            asm.label(scope + "reserved")
+        if zone.rings == 1:
+            asm.lea("r11", at("ax", zone.ring(0) - _SIGN))
+        else:
+            asm.mov("r11", self._ring_word(RingWord.RING))
+            asm.add("r11", "ax")
 
-    # Given where the ring's head is: r11 is where it would be behind one more record; "a" if that is too far.
-    def _room(self, head: str) -> None:
-        asm, zone = self.asm, self.place.zone
-        asm.lea("r11", at(head, self.form.size_bytes))
-        asm.mov("dx", "r11")
-        asm.sub("dx", rip(zone.word(Zone.RING_TAIL)))
-        asm.cmp_imm("dx", zone.ring_bytes)
+    # With several rings: in dx, how far the words of this CPU's ring are behind those of the first one.
+    def _find_ring(self) -> None:
+        if self.place.zone.rings > 1:
+            assert self.place.cpu_number is not None
+            self.asm.movl("dx", gs(self.place.cpu_number))
+            self.asm.shl_imm("dx", RING_WORDS_BYTES.bit_length() - 1)
 
-    def _wait_for_room(self, scope: str) -> None:
-        asm, zone = self.asm, self.place.zone
+    def _ring_word(self, word: RingWord) -> Mem:
+        addr = self.place.zone.ring_words(0) + word
+        return rip(addr) if self.place.zone.rings == 1 else at("dx", addr - _SIGN)
+
+    # Of what was taken at ax nothing can be written. Give it back. Who interrupts us gives his own back before, or has
+    # written there, behind us.
+    def _full(self, scope: str, lost: str) -> None:
+        asm = self.asm
         asm.label(scope + "full")
+        asm.mov("r11", "ax")
+        asm.add_imm("ax", self.form.size_bytes)
+        asm.cmpxchg(self._ring_word(RingWord.HEAD), "r11")
+        asm.mov("ax", "r11")
+        asm.jcc("ne", scope + "check")
+        if self.block:
+            self._wait_for_room(scope, lost)
+        else:
+            asm.jmp(lost)
+
+    def _wait_for_room(self, scope: str, lost: str) -> None:
+        asm, zone = self.asm, self.place.zone
         asm.cmpl_imm(rip(zone.word(Zone.HOST_AWAY)), 0)
-        asm.jcc("ne", scope + "lost")
+        asm.jcc("ne", lost)
         self._now()
         asm.add("ax", rip(zone.word(Zone.BOUND_TSC)))
-        asm.mov("r10", "ax")
+        asm.mov("r11", "ax")
         asm.cmpl_imm(rip(zone.word(Zone.HOST_SLEEPS)), 0)
         asm.jcc("e", scope + "wait")
         asm.out_al(DOORBELL_PORT)
         asm.label(scope + "wait")
         asm.pause()
-        asm.mov("ax", rip(zone.word(Zone.RING_HEAD)))
-        self._room("ax")
+        self._find_ring()
+        asm.mov("ax", self._ring_word(RingWord.HEAD))
+        asm.cmp("ax", self._ring_word(RingWord.LIMIT))
         asm.jcc("be", scope + "reserve")
         self._now()
-        asm.cmp("ax", "r10")
+        asm.cmp("ax", "r11")
         asm.jcc("b", scope + "wait")
         asm.movl_imm(rip(zone.word(Zone.HOST_AWAY)), 1)
-        asm.jmp(scope + "lost")
+        asm.jmp(lost)
 
-    # The TSC into ax; clobbers dx.
+    # The counter into ax; clobbers dx.
     def _now(self) -> None:
         asm = self.asm
         asm.rdtsc()
         asm.shl_imm("dx", 32)
         asm.or_("ax", "dx")
 
-    # What all records have.
-    def _common(self) -> None:
-        asm, offsets, names = self.asm, self.place.offsets, self.form.names
+    def _tsc(self, node: str | None = None) -> None:
         self._now()
-        asm.mov(at("r11", RecordField.TSC), "ax")
-        if offsets.current_task is None:
+        self.asm.mov(at("r11", RecordField.TSC), "ax")
+        if node:
+            self.asm.mov(at(node, NodeWord.ENTERED), "ax")
+
+    def _task(self, node: str | None = None) -> None:
+        asm, task, names = self.asm, self.place.offsets.current_task, self.form.names
+        if task is None:
             asm.xorl("dx", "dx")
         else:
-            asm.mov("dx", gs(offsets.current_task))
+            asm.mov("dx", gs(task))
         asm.mov(at("r11", RecordField.TASK), "dx")
+        if node:
+            asm.mov(at(node, NodeWord.TASK), "dx")
         if names is None:
             return
         for word in (0, 8):
@@ -291,20 +356,25 @@ class _Pad:
         asm.movl("ax", at("dx", names.pid))
         asm.movl(at("r11", self.form.names_at + 16), "ax")
 
-    # ax is a return address. A stub stands for the one in its node, which may be a stub again: a tail call.
+    # ax is a return address. Kernel text is in front of the zone; what is behind its beginning may be a stub.
     def _parent(self, scope: str) -> None:
+        asm = self.asm
+        asm.cmp_imm("ax", self.place.zone.code - _SIGN)
+        asm.jcc("ae", scope + "stub_parent")
+        asm.label(scope + "real_parent")
+        asm.mov(at("r11", RecordField.RET_IP), "ax")
+
+    # A stub stands for the return address in its node, which may be a stub again: a tail call.
+    def _stub_parent(self, scope: str) -> None:
         asm, zone = self.asm, self.place.zone
-        asm.label(scope + "parent")
+        asm.label(scope + "stub_parent")
         asm.mov("dx", "ax")
         asm.sub_imm("dx", zone.stubs - _SIGN)
         asm.cmp_imm("dx", _STUBS_BYTES)
         asm.jcc("ae", scope + "real_parent")
-        asm.shl_imm("dx", _NODE_SHIFT - (STUB_BYTES.bit_length() - 1))
-        asm.lea("ax", rip(zone.nodes))
-        asm.mov("ax", at("ax", NodeWord.RET_ADDR, "dx"))
-        asm.jmp(scope + "parent")
-        asm.label(scope + "real_parent")
-        asm.mov(at("r11", RecordField.RET_IP), "ax")
+        asm.shl_imm("dx", _NODES_BY_STUBS_SHIFT)
+        asm.mov("ax", at("dx", zone.nodes + NodeWord.RET_ADDR - _SIGN))
+        asm.jmp(scope + "stub_parent")
 
     def _arguments(self) -> None:
         if not self.form.args:
@@ -314,86 +384,61 @@ class _Pad:
             if name == "dx":
                 asm.mov("ax", at("sp"))
                 name = "ax"
-            asm.mov(at("r11", RecordField.ARGS + 8 * number), name)
+            asm.mov(at("r11", self.form.args_at + 8 * number), name)
 
-    # Take a node of this probe: r10. Clobbers ax, dx.
+    # The record's first word, into ax.
+    def _word(self, kind: RecordKind) -> None:
+        asm = self.asm
+        asm.mov("ax", at("sp", _BEHIND))
+        asm.shl_imm("ax", IP_SHIFT)
+        asm.add_imm("ax", record_bits(kind, self.probe))
+
+    def _commit(self) -> None:
+        self.asm.mov(at("r11", RecordField.WORD), "ax")
+
+    # Take a node of this probe: r10.
     def _take_node(self) -> None:
-        asm, zone = self.asm, self.place.zone
-        free = rip(self._word(ProbeWord.FREE))
-        asm.mov("ax", free)
+        asm = self.asm
+        asm.mov("ax", rip(self._probe_word(ProbeWord.FREE)))
         asm.label("next_node")
-        asm.movl("dx", "ax")
-        asm.cmpl_imm("dx", 0)
+        # The zone is in the upper 2 GiB. To subtract such an address takes off its lower half, and adds 1 to the upper.
+        asm.movslq("r10", "ax")
+        asm.cmp_imm("r10", 0)
         asm.jcc("e", "no_node")
-        asm.shl_imm("dx", _NODE_SHIFT)
-        asm.lea("r10", rip(zone.nodes))
-        asm.add("r10", "dx")
-        self._new_head("dx")
+        asm.mov("dx", "ax")
+        asm.sub("dx", "r10")
         asm.add("dx", at("r10", NodeWord.NEXT))
-        asm.lock_cmpxchg(rip(self._word(ProbeWord.FREE)), "dx")
+        asm.lock_cmpxchg(rip(self._probe_word(ProbeWord.FREE)), "dx")
         asm.jcc("ne", "next_node")
 
-    # Of a stack head in ax: its number in the upper half, one further, into a register.
-    def _new_head(self, to: str) -> None:
+    # Put a node on a stack of free ones. Clobbers ax, `link` and `head`.
+    def _push_node(self, scope: str, node: str, pool: Mem, link: str, head: str) -> None:
         asm = self.asm
-        asm.mov(to, "ax")
-        asm.shr_imm(to, 32)
-        asm.incl(to)
-        asm.shl_imm(to, 32)
-
-    # Put a node on a stack of free ones. Clobbers ax and `scratch`.
-    def _push_node(self, scope: str, node: str, pool: str, scratch: str) -> None:
-        asm = self.asm
-        asm.mov("ax", at(pool))
+        asm.mov("ax", pool)
         asm.label(scope + "push")
-        asm.movl(scratch, "ax")
-        asm.mov(at(node, NodeWord.NEXT), scratch)
-        self._new_head(scratch)
-        asm.add(scratch, at(node, NodeWord.NUMBER))
-        asm.lock_cmpxchg(at(pool), scratch)
+        asm.movl(link, "ax")
+        asm.mov(at(node, NodeWord.NEXT), link)
+        asm.mov(head, "ax")
+        asm.sub(head, link)
+        asm.movl(link, node)
+        asm.add(head, link)
+        asm.lock_cmpxchg(pool, head)
         asm.jcc("ne", scope + "push")
 
-    # Fill the node, and leave its stub in the return slot. ax is the node's number times 8 afterwards.
+    # Fill the node, and leave its stub in the return slot.
     def _hook(self) -> None:
-        asm, zone = self.asm, self.place.zone
-        asm.mov("ax", at("sp", _RETURN_SLOT))
-        asm.mov(at("r10", NodeWord.RET_ADDR), "ax")
-        asm.lea("ax", at("sp", _RETURN_SLOT))
-        asm.mov(at("r10", NodeWord.FRAME), "ax")
-        asm.mov("ax", at("sp", _BEHIND))
-        asm.mov(at("r10", NodeWord.IP), "ax")
-        asm.mov("ax", at("r11", RecordField.TSC))
-        asm.mov(at("r10", NodeWord.ENTERED), "ax")
-        asm.mov("ax", at("r11", RecordField.TASK))
-        asm.mov(at("r10", NodeWord.TASK), "ax")
-        asm.mov("ax", at("r10", NodeWord.NUMBER))
-        asm.shl_imm("ax", STUB_BYTES.bit_length() - 1)
-        asm.lea("dx", rip(zone.stubs))
-        asm.add("dx", "ax")
-        asm.mov(at("sp", _RETURN_SLOT), "dx")
-
-    # Clobbers dx.
-    def _meta(self, kind: RecordKind, also: str | None = None) -> None:
         asm = self.asm
-        if self.place.cpu_number is None:
-            asm.xorl("dx", "dx")
-        else:
-            asm.movl("dx", gs(self.place.cpu_number))
-        asm.orl_imm("dx", meta_bits(kind, self.probe))
-        if also:
-            asm.or_("dx", also)
-        asm.movl(at("r11", RecordField.META), "dx")
-
-    def _commit_entry(self) -> None:
-        self.asm.movl("ax", at("sp", _BEHIND))
-        self.asm.movl(at("r11", RecordField.IP), "ax")
+        asm.mov(at("r10", NodeWord.WORD), "ax")
+        asm.mov(at("r11", RecordField.NODE), "r10")
+        asm.mov("dx", at("r10", NodeWord.STUB))
+        asm.mov(at("sp", _RETURN_SLOT), "dx")
 
     # By function if it has a counter, else by probe; in one place only, so that the sum is right at any moment.
     # Clobbers ax, dx.
     def _count_lost(self) -> None:
         asm, zone = self.asm, self.place.zone
         if not zone.losses_bytes:
-            asm.lock_inc(rip(self._word(ProbeWord.LOST)))
+            asm.lock_inc(rip(self._probe_word(ProbeWord.LOST)))
             return
         scope = f"lost{asm.here:x}."
         asm.mov("ax", at("sp", _BEHIND))
@@ -407,7 +452,7 @@ class _Pad:
         asm.lock_incl(at("dx", 0, "ax"))
         asm.jmp(scope + "counted")
         asm.label(scope)
-        asm.lock_inc(rip(self._word(ProbeWord.LOST)))
+        asm.lock_inc(rip(self._probe_word(ProbeWord.LOST)))
         asm.label(scope + "counted")
 
     # Clobbers ax, cx, dx, r10, r11.
@@ -415,20 +460,20 @@ class _Pad:
         asm, zone, task = self.asm, self.place.zone, self.place.offsets.current_task
         if task is None:
             return
-        asm.mov("dx", gs(task))
         asm.lea("r10", rip(zone.node(HOST_NODES)))
-        asm.jmp("dead.check")
+        asm.jmp("dead.nodes")
         asm.label("dead.node")
         asm.cmp("dx", at("r10", NodeWord.TASK))
         asm.jcc("ne", "dead.next")
         asm.mov_imm(at("r10", NodeWord.TASK), 0)
         asm.mov("r11", at("r10", NodeWord.POOL))
-        self._push_node("dead.", "r10", "r11", "cx")
+        self._push_node("dead.", "r10", at("r11"), "cx", "dx")
         asm.label("dead.next")
         asm.add_imm("r10", NODE_BYTES)
-        asm.label("dead.check")
+        asm.label("dead.nodes")
+        asm.mov("dx", gs(task))
         asm.cmp("r10", rip(zone.word(Zone.NODES_END)))
         asm.jcc("b", "dead.node")
 
-    def _word(self, word: ProbeWord) -> int:
+    def _probe_word(self, word: ProbeWord) -> int:
         return self.place.zone.probe(self.probe) + word

@@ -8,23 +8,27 @@ Rule 2: probes come and go while the guest is stopped. Code of pads stays for go
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from fprobe_gdb.dispatch.trampoline.assembler import Asm
 from fprobe_gdb.dispatch.trampoline.node_pools import NodePools
-from fprobe_gdb.dispatch.trampoline.record_format import ProbeWord, RecordForm, RecordKind
+from fprobe_gdb.dispatch.trampoline.record_format import ProbeWord, RecordForm, RecordKind, record_bits
+from fprobe_gdb.dispatch.trampoline.record_order import RecordOrder
 from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace, RecordPads, record_pads
-from fprobe_gdb.dispatch.trampoline.ring import Batch, Ring
+from fprobe_gdb.dispatch.trampoline.ring import Batch
+from fprobe_gdb.dispatch.trampoline.rings import Rings
 from fprobe_gdb.dispatch.trampoline.zone import LOSS_SHIFT, MAX_PROBES, PROBE_BYTES
 from fprobe_gdb.errors import MemoryFault, SiteRecorded, ZoneError
-from fprobe_gdb.target.base import Target
+from fprobe_gdb.target.base import Target, TargetState
 from fprobe_gdb.target.guest_ram import GuestRam
 
 __all__ = ["RecordProbe", "Recorder"]
 
-# Records that one drain takes at most, so that hits that wait for the host do not wait for long.
+# What one drain takes out of each ring at most, so that hits that wait for the host do not wait for long.
 _DRAIN_BYTES = 1 << 20
+_PAGE_BYTES = 4096
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +45,8 @@ class RecordProbe:
     #: How many calls can be in flight at once; 0 where returns are not recorded.
     nr_maxactive: int
     block: bool
+    #: Keeps records until they can be given in the order of their time; None where any order will do.
+    order: RecordOrder | None = None
     #: Calls that were recorded.
     hits: int = 0
     #: Returns that were recorded.
@@ -72,14 +78,14 @@ class Recorder:
         self.task_dead_ip: int | None = None
         self.pools = NodePools(ram, zone)
         self._sizes = [8] * MAX_PROBES
-        self._ring = Ring(ram, zone, self._sizes.__getitem__) if zone.ring_bytes else None
+        self._rings = Rings(ram, zone, self._sizes.__getitem__) if zone.ring_bytes else None
         self._words = ram.part(zone.physical_of(zone.probe(0)), MAX_PROBES * PROBE_BYTES).cast("Q")
         self._losses = ram.part(zone.physical_of(zone.losses), zone.losses_bytes).cast("I")
         self._probes: dict[int, RecordProbe] = {}
         self._probe_at: dict[int, RecordProbe] = {}
         # Probes that are gone, some of whose calls are in flight; their numbers are not free.
         self._leaving: dict[int, RecordProbe] = {}
-        self._next_number = 0
+        self._next_number = 1
         self._pads: dict[tuple[int, RecordForm, bool, bool, int | None], RecordPads] = {}
         # Which exit pad the stub of a node calls.
         self._stub_calls: dict[int, int] = {}
@@ -88,6 +94,8 @@ class Recorder:
     def furnish(self) -> None:
         """The zone has been wiped: write what pads expect there."""
         self.pools.furnish()
+        if self._rings is not None:
+            self._rings.furnish()
 
     @property
     def active(self) -> bool:
@@ -132,14 +140,16 @@ class Recorder:
         *,
         nr_maxactive: int,
         block: bool = False,
+        ordered: bool = True,
     ) -> RecordProbe:
         """Record these functions, as soon as :attr:`ips` are planted. The guest is stopped.
 
         :param nr_maxactive: calls in flight at once, if returns are recorded; as many as there is room for, at most.
+        :param ordered: give records in the order of their time, a little later, and at some cost for each.
         :raise SiteRecorded: one of them is recorded already.
         :raise ZoneError: there is no room for another probe.
         """
-        if self._ring is None:
+        if self._rings is None:
             raise ZoneError("the landing zone has no room for records; give the guest more memory")
         self.settle()
         if taken := self._probe_at.keys() & set(ips):
@@ -149,7 +159,9 @@ class Recorder:
         if dead is not None and clash and (form.returns or dead in ips):
             # One pad there gives nodes back, and records for its own probe only.
             raise SiteRecorded(dead)
-        probe = RecordProbe(frozenset(ips), form, consume, 0, block, number=self._free_number())
+        number = self._free_number()
+        order = RecordOrder(number, form.size_bytes) if ordered else None
+        probe = RecordProbe(frozenset(ips), form, consume, 0, block, order, number=number)
         pads = self._make_pads(probe, None)
         self._sizes[probe.number] = form.size_bytes
         self._clear_words(probe)
@@ -181,8 +193,8 @@ class Recorder:
 
     def settle(self) -> None:
         """Take back nodes that have come home since their probe was removed. The guest is stopped."""
-        for number in list(self._leaving):
-            if self.pools.take_back(number) and not self.waiting:
+        for number, probe in list(self._leaving.items()):
+            if self.pools.take_back(number) and not self.waiting and not probe.order:
                 del self._leaving[number]
 
     def withdraw(self) -> None:
@@ -198,7 +210,7 @@ class Recorder:
 
     def close(self) -> None:
         """Let go of the memory."""
-        for part in (self.pools, self._ring):
+        for part in (self.pools, self._rings):
             if part is not None:
                 part.close()
         self._words.release()
@@ -219,31 +231,51 @@ class Recorder:
 
     # Section: records
 
-    def drain(self) -> bool:
+    def drain(self, limit_bytes: int = _DRAIN_BYTES) -> bool:
         """Give records that are there to their probes. Returns whether there may be more at once.
 
+        :param limit_bytes: how much to take out of each ring, at most.
         :raise BaseException: what a probe's ``consume`` raises; records behind it are taken all the same.
         """
-        if self._ring is None:
+        if self._rings is None:
             return False
-        batches = self._ring.take(_DRAIN_BYTES)
+        batches = self._rings.take(limit_bytes)
+        taken_bytes = sum(len(batch.data) for batch in batches)
         for batch in batches:
-            probe = self._probes.get(batch.probe) or self._leaving.get(batch.probe)
-            if probe is not None:
+            if probe := self._probe(batch.probe):
                 self._count(probe, batch)
-        for batch in batches:
-            probe = self._probes.get(batch.probe) or self._leaving.get(batch.probe)
-            if probe is not None:
+        for batch in self._in_order(batches):
+            if probe := self._probe(batch.probe):
                 probe.consume(batch)
-        return sum(len(batch.data) for batch in batches) >= _DRAIN_BYTES // 2
+        kept = any(probe.order for probe in (*self._probes.values(), *self._leaving.values()))
+        return taken_bytes >= limit_bytes // 2 or (kept and not batches and self._rings.complete)
+
+    # Of the probes that do not mind, all that has come; of the others, what nothing older can come behind.
+    def _in_order(self, batches: list[Batch]) -> Iterator[Batch]:
+        assert self._rings is not None
+        for batch in batches:
+            probe = self._probe(batch.probe)
+            if probe is None or probe.order is None:
+                yield batch
+            else:
+                probe.order.add(batch)
+        state = self._target.state
+        more = state is TargetState.RUNNING or (state is TargetState.STOPPED and not self._rings.complete)
+        settled_tsc = self._rings.settled_tsc if more else None
+        for probe in (*self._probes.values(), *self._leaving.values()):
+            if probe.order and (released := probe.order.release(settled_tsc)):
+                yield released
+
+    def _probe(self, number: int) -> RecordProbe | None:
+        return self._probes.get(number) or self._leaving.get(number)
 
     @property
     def waiting(self) -> bool:
         """Whether records are reserved that have not been taken."""
-        return self._ring is not None and bool(self._ring.waiting_bytes)
+        return self._rings is not None and self._rings.waiting
 
     def _count(self, probe: RecordProbe, batch: Batch) -> None:
-        of_kind = [batch.kinds.count(kind | probe.number << 2) for kind in RecordKind]
+        of_kind = [batch.kinds.count(record_bits(kind, probe.number)) for kind in RecordKind]
         probe.hits += of_kind[RecordKind.ENTRY]
         probe.exits += of_kind[RecordKind.EXIT]
         probe.nmissed += of_kind[RecordKind.MISSED]
@@ -271,26 +303,31 @@ class Recorder:
 
     def _free_number(self) -> int:
         # Round and round, so that a number rests for as long as possible before it means something else.
-        for step in range(MAX_PROBES):
-            number = (self._next_number + step) % MAX_PROBES
-            if number not in self._probes and number not in self._leaving:
+        for step in range(MAX_PROBES - 1):
+            number = (self._next_number - 1 + step) % (MAX_PROBES - 1) + 1
+            if self._probe(number) is None:
                 self._next_number = number + 1
                 return number
-        raise ZoneError(f"{MAX_PROBES} recording probes are there, or some of their calls are; remove one")
+        raise ZoneError(f"{MAX_PROBES - 1} recording probes are there, or some of their calls are; remove one")
 
     def _make_pads(self, probe: RecordProbe, then: int | None) -> RecordPads:
         probes_dead = self.task_dead_ip in probe.ips
         key = (probe.number, probe.form, probe.block, probes_dead, then)
         if key not in self._pads:
-            pads = record_pads(
-                self._code,
-                self._place,
-                probe.form,
-                probe.number,
+            make = partial(
+                record_pads,
+                place=self._place,
+                form=probe.form,
+                probe=probe.number,
                 block=probe.block,
                 probes_task_dead=probes_dead,
                 then=then,
             )
+            pads = make(self._code)
+            left_bytes = -self._code % _PAGE_BYTES
+            if left_bytes < len(pads.code) <= _PAGE_BYTES:
+                self._code += left_bytes
+                pads = make(self._code)
             if self._code + len(pads.code) > self._zone.stubs:
                 raise ZoneError("the landing zone has no room for the code of another kind of recording probe")
             # Nobody has executed anything there.

@@ -1,7 +1,7 @@
-"""The host's side of the ring: takes records out while the guest runs. See :mod:`.record_format`.
+"""The host's side of a ring: takes records out while the guest runs. See :mod:`.record_format`.
 
-A record is looked at word by word before it is copied: first the word that is written last, then the rest. Behind a
-record that is not there yet nothing is taken. Room is given back with zeros in it.
+A record is looked at twice: first at the byte that says that it is there, then it is copied. Behind a record that is
+not there yet nothing is taken. Room is given back with zeros in it.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
-from fprobe_gdb.dispatch.trampoline.record_format import RecordField
-from fprobe_gdb.dispatch.trampoline.zone import Zone
+from fprobe_gdb.dispatch.trampoline.record_format import RingWord
+from fprobe_gdb.dispatch.trampoline.zone import LONGEST_RECORD_BYTES, RING_WORDS_BYTES, Zone
 from fprobe_gdb.target.guest_ram import GuestRam
 
 __all__ = ["Batch", "Ring"]
 
-_KIND_BYTE = RecordField.META + 1
+# In a record, behind the byte that says what it is.
+_CPU_BYTE = 1
 _ZEROS = memoryview(bytes(1 << 20))
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Records of one probe, in the order in which room for them was taken."""
+    """Records of one probe, in the order of their time where that is asked for, else in that of one ring."""
 
     probe: int
     #: A byte for each record: its kind in the lower two bits, its probe above.
@@ -32,28 +33,41 @@ class Batch:
 
 
 class Ring:
-    """The ring of a zone.
+    """The ring of one CPU.
 
     :param size_of: the size of the records of a probe, in bytes.
     """
 
-    def __init__(self, ram: GuestRam, zone: Zone, size_of: Callable[[int], int]) -> None:
+    def __init__(self, ram: GuestRam, zone: Zone, cpu: int, size_of: Callable[[int], int]) -> None:
         self._size_of = size_of
-        self._bytes = ram.part(zone.physical_of(zone.ring), zone.ring_bytes)
-        self._words = self._bytes.cast("I")
-        self._head = ram.part(zone.physical_of(zone.word(Zone.RING_HEAD)), 8).cast("Q")
-        self._shared_tail = ram.part(zone.physical_of(zone.word(Zone.RING_TAIL)), 8).cast("Q")
-        self._mask = zone.ring_bytes - 1
+        self._cpu = bytes([cpu])
+        self._addr = zone.ring(cpu)
+        self._size_bytes = zone.ring_bytes
+        self._bytes = ram.part(zone.physical_of(self._addr), zone.ring_stride_bytes)
+        self._words = ram.part(zone.physical_of(zone.ring_words(cpu)), RING_WORDS_BYTES).cast("Q")
+        # Bytes of records taken since the beginning.
+        self._tail = 0
+
+    def furnish(self) -> None:
+        """The zone has been wiped: let pads write from its beginning on."""
+        self._tail = 0
+        self._words[RingWord.RING // 8] = self._addr
+        self._allow()
 
     def close(self) -> None:
         """Let go of the memory."""
-        for view in (self._words, self._bytes, self._head, self._shared_tail):
+        for view in (self._words, self._bytes):
             view.release()
 
     @property
-    def waiting_bytes(self) -> int:
-        """How many bytes of records are reserved, and not taken."""
-        return self._head[0] - self._shared_tail[0]
+    def head(self) -> int:
+        """Up to where room was taken, in bytes since the beginning, which somebody may give back yet."""
+        return min(self._words[RingWord.HEAD // 8], self._tail + self._size_bytes)
+
+    @property
+    def tail(self) -> int:
+        """Up to where records were taken, in bytes since the beginning."""
+        return self._tail
 
     def take(self, limit_bytes: int) -> list[Batch]:
         """Take up to so many bytes of records, or one record at least, if any is there."""
@@ -66,38 +80,38 @@ class Ring:
 
     # Records of one size, from the tail on, up to the ring's end.
     def _next(self, limit_bytes: int) -> list[Batch]:
-        begin = self._shared_tail[0] & self._mask
-        waiting_bytes = self.waiting_bytes
-        if not waiting_bytes or not self._words[begin // 4]:
+        begin = self._tail & self._size_bytes - 1
+        waiting_bytes = self.head - self._tail
+        if not waiting_bytes or not self._bytes[begin]:
             return []
-        size = self._size_of(self._bytes[begin + _KIND_BYTE] >> 2)
-        # One at least: it may lie across the ring's end.
-        count = max(1, min(waiting_bytes, limit_bytes, len(self._bytes) - begin) // size)
-        kinds = self._kinds(begin, size, self._there(begin, size, count))
-        data = self._cut(begin, len(kinds) * size)
-        self._shared_tail[0] += len(data)
+        size = self._size_of(self._bytes[begin] >> 2)
+        # One at least: its end may lie behind the ring's.
+        count = max(1, min(waiting_bytes, limit_bytes, self._size_bytes - begin) // size)
+        kinds = self._kinds(begin, size, count)
+        data = self._cut(begin, size, len(kinds))
         return _by_probe(kinds, data, size)
 
-    # How many of so many records of one size are there.
-    def _there(self, begin: int, size: int, count: int) -> int:
-        firsts = self._words[begin // 4 : (begin + count * size) // 4 : size // 4].tolist()
-        return firsts.index(0) if 0 in firsts else count
-
-    # Their kinds, up to the first one that has another size.
+    # The kinds of those of so many records that are there, up to the first one that has another size.
     def _kinds(self, begin: int, size: int, count: int) -> bytes:
-        kinds = bytes(self._bytes[begin + _KIND_BYTE : begin + count * size : size])
+        kinds = bytes(self._bytes[begin : begin + count * size : size])
+        kinds = kinds[: kinds.index(0)] if 0 in kinds else kinds
         for kind in set(kinds):
             if self._size_of(kind >> 2) != size and kind in kinds:
                 kinds = kinds[: kinds.index(kind)]
         return kinds
 
-    def _cut(self, begin: int, size_bytes: int) -> bytes:
-        end = begin + size_bytes
-        over = max(0, end - len(self._bytes))
-        data = bytes(self._bytes[begin : end - over]) + bytes(self._bytes[:over])
-        self._bytes[begin : end - over] = _ZEROS[: size_bytes - over]
-        self._bytes[:over] = _ZEROS[:over]
-        return data
+    def _cut(self, begin: int, size: int, count: int) -> bytes:
+        size_bytes = count * size
+        data = bytearray(self._bytes[begin : begin + size_bytes])
+        if self._cpu != b"\0":
+            data[_CPU_BYTE::size] = self._cpu * count
+        self._bytes[begin : begin + size_bytes] = _ZEROS[:size_bytes]
+        self._tail += size_bytes
+        self._allow()
+        return bytes(data)
+
+    def _allow(self) -> None:
+        self._words[RingWord.LIMIT // 8] = self._tail + self._size_bytes - LONGEST_RECORD_BYTES
 
 
 def _by_probe(kinds: bytes, data: bytes, size: int) -> list[Batch]:

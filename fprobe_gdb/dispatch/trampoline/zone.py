@@ -10,12 +10,13 @@ kernel text: nothing here depends on how it got there (:mod:`~fprobe_gdb.dispatc
               page 0          words that host and pads share, the states of the slots
               SLOTS_OFFSET    slots: one for each hit that waits for the host
               PROBES_OFFSET   words of the recording probes
+              RINGS_OFFSET    words of the rings
               NODES_OFFSET    nodes: one for each call in flight whose return address is replaced; the first
                               HOST_NODES of them the host gives out (call mode), the others pads take by themselves
               FILTER          which addresses the guest may touch without asking
-    losses  4 MiB: a counter for each 16 bytes of kernel text, of calls for which the ring had no room
-    ring    the rest, a power of two: records. Its first 2 MiB are mapped behind its end once more, so that a record
-            may lie across it.
+    losses  4 MiB: a counter for each 16 bytes of kernel text, of calls for which a ring had no room
+    rings   the rest: records, a ring for each CPU. A ring is a power of two, and behind it is a page for the part of a
+            record that begins in front of its end and ends behind it.
 
 Data never shares a page with code: TCG translates a page anew when something writes next to code (QEMU 7.2
 accel/tcg/translate-all.c).
@@ -28,11 +29,14 @@ from dataclasses import dataclass
 __all__ = [
     "HOST_NODES",
     "HUGE_BYTES",
+    "LONGEST_RECORD_BYTES",
     "LOSS_SHIFT",
     "MAX_NODES",
     "MAX_PROBES",
+    "MAX_RINGS",
     "NODE_BYTES",
     "PROBE_BYTES",
+    "RING_WORDS_BYTES",
     "SLOTS",
     "SLOT_BYTES",
     "STUB_BYTES",
@@ -49,9 +53,14 @@ MAX_NODES = 16384
 NODE_BYTES = 64
 #: The first so many are the host's.
 HOST_NODES = 8192
-#: Recording probes at the same time, and the words of each.
+#: Recording probes at the same time, from number 1 on, and the words of each.
 MAX_PROBES = 64
 PROBE_BYTES = 64
+#: CPUs that can have a ring, and the words of each.
+MAX_RINGS = 256
+RING_WORDS_BYTES = 64
+#: No record is longer.
+LONGEST_RECORD_BYTES = 1024
 #: Two functions are never closer than this power of two.
 LOSS_SHIFT = 4
 #: ``call rel32`` and three bytes of padding.
@@ -62,13 +71,17 @@ _SITE_STUBS_OFFSET = 1 << 20
 _SLOTS_OFFSET = 1 << 12
 _LOST_LOG_OFFSET = 1 << 17
 _PROBES_OFFSET = 3 << 16
+_RINGS_OFFSET = 13 << 14
 _NODES_OFFSET = 1 << 18
 _FILTER_OFFSET = 3 << 19
 _LOSSES_BYTES = 2 * HUGE_BYTES
 # A zone that is smaller has no losses by function.
 _LARGE_BYTES = 8 * HUGE_BYTES
+_RING_END_BYTES = 4096
 assert _SLOTS_OFFSET + SLOTS * SLOT_BYTES <= _LOST_LOG_OFFSET
-assert _PROBES_OFFSET + MAX_PROBES * PROBE_BYTES <= _NODES_OFFSET
+assert _PROBES_OFFSET + MAX_PROBES * PROBE_BYTES <= _RINGS_OFFSET
+assert _RINGS_OFFSET + MAX_RINGS * RING_WORDS_BYTES <= _NODES_OFFSET
+assert LONGEST_RECORD_BYTES <= _RING_END_BYTES
 assert _STUBS_OFFSET + MAX_NODES * STUB_BYTES <= _SITE_STUBS_OFFSET
 assert _NODES_OFFSET + MAX_NODES * NODE_BYTES <= _FILTER_OFFSET
 
@@ -80,13 +93,15 @@ class Zone:
     :param physical: physical address, 2 MiB aligned.
     :param size_bytes: a multiple of 2 MiB, at least 4 MiB.
     :param code: virtual address of the code.
-    :param data: virtual address of the data, and behind it the ring.
+    :param data: virtual address of the data, and behind it the rings.
+    :param rings: how many, one for each possible CPU, at most :data:`MAX_RINGS`.
     """
 
     physical: int
     size_bytes: int
     code: int
     data: int
+    rings: int
 
     #: Offsets from :attr:`data` of what host and pads share; all are 64-bit words, but pads look at 32 bits of flags.
     STATES = 0x000
@@ -95,11 +110,8 @@ class Zone:
     BOUND_TSC = 0x248
     LOST_ENTRIES = 0x280
     LOST_EXITS = 0x2C0
-    #: Bytes of records that pads have reserved, and that the host has taken, since the beginning.
-    RING_HEAD = 0x300
-    RING_TAIL = 0x340
     #: Address behind the last node that a recording probe has.
-    NODES_END = 0x380
+    NODES_END = 0x300
     LOST_LOG = _LOST_LOG_OFFSET
     LOST_LOG_WORDS = 4096
     #: A byte for each 16 bytes of text, modulo so many: not 0 where something is planted.
@@ -149,15 +161,24 @@ class Zone:
         return _LOSSES_BYTES if self.size_bytes >= _LARGE_BYTES else 0
 
     @property
-    def ring(self) -> int:
-        """Virtual address of the ring."""
-        return self.losses + self.losses_bytes
+    def ring_bytes(self) -> int:
+        """Size of each ring, a power of two; 0 in a zone that has no room for them."""
+        left = self.size_bytes - 2 * HUGE_BYTES - self.losses_bytes
+        each = left // self.rings - _RING_END_BYTES if self.rings else 0
+        return 1 << each.bit_length() - 1 if each >= 16 * LONGEST_RECORD_BYTES else 0
 
     @property
-    def ring_bytes(self) -> int:
-        """Size of the ring, a power of two; 0 in a zone that has no room for one."""
-        left = self.size_bytes - 2 * HUGE_BYTES - self.losses_bytes
-        return 1 << left.bit_length() - 1 if left else 0
+    def ring_stride_bytes(self) -> int:
+        """From one ring to the next one."""
+        return self.ring_bytes + _RING_END_BYTES
+
+    def ring(self, cpu: int) -> int:
+        """Virtual address of a CPU's ring."""
+        return self.losses + self.losses_bytes + cpu * self.ring_stride_bytes
+
+    def ring_words(self, cpu: int) -> int:
+        """Virtual address of the words of a CPU's ring."""
+        return self.data + _RINGS_OFFSET + cpu * RING_WORDS_BYTES
 
     def word(self, offset: int) -> int:
         """Virtual address of a shared word."""

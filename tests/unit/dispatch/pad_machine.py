@@ -45,7 +45,7 @@ class PadMachine:
 
     def __init__(self, answer: Callable[[PadMachine, Posted], None]) -> None:
         self.answer = answer
-        self.zone = Zone(0, 3 * HUGE_BYTES, CODE, CODE + HUGE_BYTES)
+        self.zone = Zone(0, 3 * HUGE_BYTES, CODE, CODE + HUGE_BYTES, 1)
         self._memory = mmap.mmap(-1, self.zone.size_bytes)
         self.ram = GuestRam(self._memory)
         self.offsets = PerCpuOffsets(TASK_AT, COUNT_AT, KPROBE_AT)

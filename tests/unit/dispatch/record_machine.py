@@ -1,4 +1,4 @@
-"""A CPU that runs recording pads, and a recorder on the other side of its memory: Unicorn, which is QEMU's TCG."""
+"""CPUs that run recording pads, and a recorder on the other side of their memory: Unicorn, which is QEMU's TCG."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import unicorn
 from unicorn import x86_const as x86
 
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
-from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordForm
+from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordForm, RingWord
 from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace
 from fprobe_gdb.dispatch.trampoline.recorder import Recorder, RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
 from fprobe_gdb.registers import GENERAL_REGISTERS
-from fprobe_gdb.target.base import Target
+from fprobe_gdb.target.base import Target, TargetState
 from fprobe_gdb.target.guest_ram import GuestRam
 
 __all__ = ["CALLER", "FUNCTION", "OTHER", "STACK_TOP", "TASK", "TASK_DEAD", "RecordMachine"]
@@ -35,7 +35,7 @@ _PERCPU = 0xFFFF888010000000
 TASK = 0xFFFF888011000000
 _TASK_AT, _COUNT_AT, _CPU_AT = 0x100, 0x108, 0x118
 _PREEMPT_COUNT = 0x80000001
-_CPU = 3
+_PERCPU_BYTES = 4096
 _NOP = bytes.fromhex("0f1f440000")
 _IDS = {
     name: getattr(x86, f"UC_X86_REG_{name.upper() if name.startswith('r') else 'R' + name.upper()}")
@@ -44,10 +44,16 @@ _IDS = {
 
 
 class RecordMachine:
-    """One vCPU, a zone, three functions that return at once, and a task named ``dd`` with pid 93."""
+    """CPUs that take turns, a zone, three functions that return at once, and a task named ``dd`` with pid 93.
 
-    def __init__(self, zone_mib: int = 24) -> None:
-        self.zone = zone = Zone(0, zone_mib << 20, CODE, CODE + HUGE_BYTES)
+    :param cpus: how many; the last one runs.
+    """
+
+    def __init__(self, zone_mib: int = 26, cpus: int = 4) -> None:
+        self.cpus = range(cpus)
+        self.zone = zone = Zone(0, zone_mib << 20, CODE, CODE + HUGE_BYTES, cpus)
+        #: As a target has it.
+        self.state = TargetState.RUNNING
         self._memory = mmap.mmap(-1, zone.size_bytes)
         self.ram = GuestRam(self._memory)
         self.uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
@@ -68,19 +74,36 @@ class RecordMachine:
         everything, zone, uc = unicorn.UC_PROT_ALL, self.zone, self.uc
         uc.mem_map_ptr(zone.code, HUGE_BYTES, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC, base)
         uc.mem_map_ptr(zone.data, zone.size_bytes - HUGE_BYTES, everything, base + HUGE_BYTES)
-        uc.mem_map_ptr(zone.ring + zone.ring_bytes, HUGE_BYTES, everything, base + zone.physical_of(zone.ring))
-        for addr, size_bytes in ((TEXT, 1 << 20), (_STACK, _STACK_BYTES), (_PERCPU, 4096), (TASK, 4096)):
+        for addr, size_bytes in (
+            (TEXT, 1 << 20), (_STACK, _STACK_BYTES), (_PERCPU, _PERCPU_BYTES * len(self.cpus)), (TASK, 4096)
+        ):  # fmt: skip
             uc.mem_map(addr, size_bytes, everything)
         uc.mem_write(TEXT, b"\xc3" * (1 << 20))
         for function in (FUNCTION, OTHER, TASK_DEAD):
             uc.mem_write(function, _NOP)
-        uc.reg_write(x86.UC_X86_REG_GS_BASE, _PERCPU)
-        for offset, value in ((_TASK_AT, TASK), (_COUNT_AT, _PREEMPT_COUNT), (_CPU_AT, _CPU)):
-            uc.mem_write(_PERCPU + offset, value.to_bytes(8, "little"))
+        for cpu in self.cpus:
+            for offset, value in ((_TASK_AT, TASK), (_COUNT_AT, _PREEMPT_COUNT), (_CPU_AT, cpu)):
+                uc.mem_write(_PERCPU + cpu * _PERCPU_BYTES + offset, value.to_bytes(8, "little"))
+        self.switch(self.cpus[-1])
         uc.mem_write(TASK + 0x10, b"dd".ljust(16, b"\0"))
         uc.mem_write(TASK + 0x40, (93).to_bytes(4, "little"))
 
+    # Section: CPUs
+
+    def switch(self, cpu: int) -> None:
+        """Let another CPU run; with the registers of the last one, as if its task had gone there."""
+        self.cpu = cpu
+        self.uc.reg_write(x86.UC_X86_REG_GS_BASE, self._percpu)
+
+    @property
+    def _percpu(self) -> int:
+        return _PERCPU + self.cpu * _PERCPU_BYTES
+
     # Section: what a recorder wants of a target
+
+    def stop(self) -> None:
+        """No CPU runs."""
+        self.state = TargetState.STOPPED
 
     def read_memory(self, addr: int, size_bytes: int) -> bytes:
         """Read memory."""
@@ -100,13 +123,17 @@ class RecordMachine:
 
     # Section: recording
 
-    def record(self, *ips: int, nr_maxactive: int = 4, block: bool = False, **form: Any) -> RecordProbe:
+    def record(
+        self, *ips: int, nr_maxactive: int = 4, block: bool = False, ordered: bool = False, **form: Any
+    ) -> RecordProbe:
         """Record functions."""
 
         def consume(batch: Batch) -> None:
             self.records += probe.form.decode(batch.data)
 
-        probe = self.recorder.add(ips, RecordForm(**form), consume, nr_maxactive=nr_maxactive, block=block)
+        probe = self.recorder.add(
+            ips, RecordForm(**form), consume, nr_maxactive=nr_maxactive, block=block, ordered=ordered
+        )
         self.plant()
         return probe
 
@@ -126,16 +153,24 @@ class RecordMachine:
 
     @property
     def preempt_count(self) -> int:
-        """As the guest has it; see :data:`_PREEMPT_COUNT`."""
-        return int.from_bytes(self.uc.mem_read(_PERCPU + _COUNT_AT, 8), "little") - _PREEMPT_COUNT
+        """As the guest has it, of all CPUs; see :data:`_PREEMPT_COUNT`."""
+        places = (_PERCPU + cpu * _PERCPU_BYTES + _COUNT_AT for cpu in self.cpus)
+        return sum(int.from_bytes(self.uc.mem_read(place, 8), "little") - _PREEMPT_COUNT for place in places)
 
     def set_task(self, task: int) -> None:
         """Let another task run."""
-        self.uc.mem_write(_PERCPU + _TASK_AT, task.to_bytes(8, "little"))
+        self.uc.mem_write(self._percpu + _TASK_AT, task.to_bytes(8, "little"))
 
     def word(self, offset: int, value: int | None = None) -> int:
         """A shared word of the zone; or set it."""
-        place = self.zone.physical_of(self.zone.word(offset))
+        return self._word(self.zone.word(offset), value)
+
+    def ring_word(self, word: RingWord, value: int | None = None) -> int:
+        """A word of the ring of the CPU that runs; or set it."""
+        return self._word(self.zone.ring_words(self.cpu) + word, value)
+
+    def _word(self, addr: int, value: int | None) -> int:
+        place = self.zone.physical_of(addr)
         if value is not None:
             self.ram.write_physical(place, value.to_bytes(8, "little"))
         return int.from_bytes(self.ram.read_physical(place, 8), "little")
@@ -178,12 +213,15 @@ class RecordMachine:
         self.enter(function, **state)
         assert self.run(CALLER)
 
-    def interrupt(self, function: int) -> None:
-        """A whole call of a function on top of whatever is going on."""
-        context = self.uc.context_save()
+    def interrupt(self, function: int, cpu: int | None = None) -> None:
+        """A whole call of a function on top of whatever is going on, or meanwhile on another CPU."""
+        context, interrupted = self.uc.context_save(), self.cpu
         sp = self.uc.reg_read(x86.UC_X86_REG_RSP)
+        if cpu is not None:
+            self.switch(cpu)
         self.call(function, sp=(sp - 256) & ~15, seed=7)
         self.uc.context_restore(context)
+        self.switch(interrupted)
 
     def _on_out(self, uc: object, port: int, size: int, value: int, data: object) -> None:
         self.rings += 1

@@ -13,7 +13,7 @@ CODE = 0xFFFFFFFF83C00000
 STACK = 0xFFFFC90000000000
 #: Who calls the function, and the stub of the location, which calls the pad.
 CALLER, STUB = 0xFFFFFFFF81345005, 0xFFFFFFFF81346005
-ZONE = Zone(0, 2 * HUGE_BYTES, CODE, CODE + HUGE_BYTES)
+ZONE = Zone(0, 2 * HUGE_BYTES, CODE, CODE + HUGE_BYTES, 1)
 PADS = UnwinderPads.make(ZONE, ZONE.site_stubs)
 REAL = 0xFFFFFFFF81234567
 NODES = (0, 1, 4711, MAX_NODES - 1)

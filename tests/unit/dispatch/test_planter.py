@@ -47,7 +47,7 @@ class Text:
         names = (("__entry_text_start", 0), ("__entry_text_end", 0x40))
         entry = [Symbol(name, ENTRY_TEXT + at, "T") for name, at in names]
         bounds = [Symbol("_stext", TEXT, "T"), Symbol("__fentry__", FENTRY, "T"), Symbol("_end", PAD, "B")]
-        zone = Zone(0, 2 * HUGE_BYTES, PAD & -HUGE_BYTES, (PAD & -HUGE_BYTES) + HUGE_BYTES)
+        zone = Zone(0, 2 * HUGE_BYTES, PAD & -HUGE_BYTES, (PAD & -HUGE_BYTES) + HUGE_BYTES, 1)
         self.zone, self.ram = zone, GuestRam(mmap.mmap(-1, zone.size_bytes))
         start = zone.site_stubs if room_bytes is None else zone.site_stubs_end - room_bytes
         self.planner = Planner(self.read, pad, SymbolTable([*functions, *entry, *bounds]))

@@ -7,8 +7,8 @@ from itertools import count
 
 import pytest
 
-from fprobe_gdb.dispatch.trampoline.record_format import RecordKind, TaskNames
-from fprobe_gdb.dispatch.trampoline.zone import HOST_NODES, Zone
+from fprobe_gdb.dispatch.trampoline.record_format import RecordKind, RingWord, TaskNames
+from fprobe_gdb.dispatch.trampoline.zone import HOST_NODES, LONGEST_RECORD_BYTES, Zone
 from fprobe_gdb.errors import SiteRecorded
 from fprobe_gdb.registers import ARGUMENT_REGISTERS, GENERAL_REGISTERS
 from tests.unit.dispatch.record_machine import (
@@ -28,9 +28,9 @@ FREE_AT_ENTRY = {"r10", "r11"}
 KEPT_AT_RETURN = {"ax", "dx", "bx", "bp", "sp", "r12", "r13", "r14", "r15"}
 
 
-@pytest.fixture
-def machine() -> RecordMachine:
-    return RecordMachine()
+@pytest.fixture(params=[1, 4], ids=["one CPU", "four CPUs"])
+def machine(request: pytest.FixtureRequest) -> RecordMachine:
+    return RecordMachine(cpus=request.param)
 
 
 @pytest.mark.parametrize("returns", [False, True])
@@ -45,11 +45,11 @@ def test_an_entry(machine: RecordMachine, returns: bool, args: bool, names: Task
     assert machine.preempt_count == 0
     (record,) = machine.take()
     assert (record.kind, record.ip, record.ret_ip) == (RecordKind.ENTRY, FUNCTION, CALLER)
-    assert (record.task, record.cpu) == (TASK, 3)
+    assert (record.task, record.cpu) == (TASK, machine.cpu)
     assert record.args == (tuple(before[name] for name in ARGUMENT_REGISTERS) if args else ())
     assert (record.comm, record.pid) == (("dd", 93) if names else (None, None))
-    assert record.node == (HOST_NODES if returns else 0)
-    assert machine.stack_word(STACK_TOP) == (machine.zone.stub(record.node) if returns else CALLER)
+    assert record.node == (machine.zone.node(HOST_NODES) if returns else 0)
+    assert machine.stack_word(STACK_TOP) == (machine.zone.stub(HOST_NODES) if returns else CALLER)
     assert (probe.hits, probe.exits, probe.nmissed, probe.lost) == (1, 0, 0, 0)
 
 
@@ -86,8 +86,14 @@ def test_no_node_is_a_miss_that_is_recorded(machine: RecordMachine) -> None:
     assert probe.nr_maxactive == 2
 
 
+# As if all that was taken was reserved, and is being written.
 def fill(machine: RecordMachine) -> None:
-    machine.word(Zone.RING_HEAD, machine.word(Zone.RING_TAIL) + machine.zone.ring_bytes)
+    machine.ring_word(RingWord.HEAD, machine.ring_word(RingWord.LIMIT) + 8)
+
+
+def empty(machine: RecordMachine) -> None:
+    taken_bytes = machine.ring_word(RingWord.LIMIT) + LONGEST_RECORD_BYTES - machine.zone.ring_bytes
+    machine.ring_word(RingWord.HEAD, taken_bytes)
 
 
 def test_a_full_ring_counts_each_call_by_function(machine: RecordMachine) -> None:
@@ -112,7 +118,7 @@ def test_a_full_ring_at_a_return(machine: RecordMachine) -> None:
     (entry,) = machine.take()
     fill(machine)
     assert machine.run(CALLER)
-    machine.word(Zone.RING_HEAD, machine.word(Zone.RING_TAIL))
+    empty(machine)
     assert machine.take() == []
     machine.recorder.count_lost(probe)
     assert (probe.hits, probe.exits, probe.lost, probe.lost_exits) == (1, 0, 0, 1)
@@ -128,7 +134,7 @@ def test_with_block_a_pad_waits_for_room(machine: RecordMachine) -> None:
     machine.enter(FUNCTION)
     assert not machine.run(FUNCTION + 5, count=5000)
     assert machine.rings == 1
-    machine.word(Zone.RING_TAIL, machine.word(Zone.RING_HEAD))
+    empty(machine)
     assert machine.run(FUNCTION + 5)
     assert len(machine.take()) == 1
     assert (probe.hits, probe.lost, machine.word(Zone.HOST_AWAY)) == (1, 0, 0)
@@ -207,21 +213,25 @@ def test_task_dead_as_a_probed_function(machine: RecordMachine) -> None:
     assert machine.stack_word(before["sp"] - 8) == TASK_DEAD + 5
 
 
-def interrupted_at(machine: RecordMachine, function: int, until: int, instructions: int) -> bool:
+def interrupted_at(
+    machine: RecordMachine, function: int, until: int, instructions: int, cpu: int | None = None
+) -> bool:
     """Run so many instructions, have a hit in between, run on. Returns whether it was in between."""
     if machine.run(until, count=instructions):
         return False
-    machine.interrupt(function)
+    machine.interrupt(function, cpu)
     assert machine.run(until)
     return True
 
 
+@pytest.mark.parametrize("other_cpu", [False, True])
 @pytest.mark.parametrize("interrupting", [FUNCTION, OTHER])
-def test_a_hit_at_each_instruction_of_a_pad(machine: RecordMachine, interrupting: int) -> None:
+def test_a_hit_at_each_instruction_of_a_pad(machine: RecordMachine, interrupting: int, other_cpu: bool) -> None:
+    cpu = 0 if other_cpu else None
     probe = machine.record(FUNCTION, OTHER, returns=True, args=True, names=NAMES)
     for instructions in count(1):
         before = machine.enter(FUNCTION)
-        between = interrupted_at(machine, interrupting, CALLER, instructions)
+        between = interrupted_at(machine, interrupting, CALLER, instructions, cpu)
         after = machine.registers()
         assert {name: after[name] for name in KEPT_AT_RETURN - {"sp"}} == {
             name: before[name] for name in KEPT_AT_RETURN - {"sp"}
@@ -249,20 +259,22 @@ def test_a_hit_at_each_instruction_of_a_pad(machine: RecordMachine, interrupting
 
 
 def test_records_lie_across_the_end_of_the_ring() -> None:
-    machine = RecordMachine(zone_mib=6)
+    machine = RecordMachine(zone_mib=6, cpus=100)
     probe = machine.record(FUNCTION, args=True, names=NAMES)
-    size = probe.form.size_bytes
-    assert machine.zone.ring_bytes % size
-    begin = machine.zone.ring_bytes - machine.zone.ring_bytes % size - size
-    for word in (Zone.RING_HEAD, Zone.RING_TAIL):
-        machine.word(word, begin & ~7)
-    for seed in range(5):
-        machine.call(FUNCTION, seed=seed)
-    records = machine.take()
-    expected = [machine.enter(FUNCTION, seed=seed)["di"] for seed in range(5)]
-    assert [record.args[0] for record in records] == expected
-    assert {record.pid for record in records} == {93}
-    ring = machine.ram.read_physical(machine.zone.physical_of(machine.zone.ring), machine.zone.ring_bytes)
+    ring_bytes = machine.zone.ring_bytes
+    assert ring_bytes % probe.form.size_bytes
+    fits = (ring_bytes - LONGEST_RECORD_BYTES) // probe.form.size_bytes + 1
+    for turn in range(3):
+        for seed in range(fits + 2):
+            machine.call(FUNCTION, seed=turn << 8 | seed)
+        records = machine.take()
+        expected = [machine.enter(FUNCTION, seed=turn << 8 | seed)["di"] for seed in range(fits)]
+        assert [record.args[0] for record in records] == expected
+        assert {(record.pid, record.cpu) for record in records} == {(93, 99)}
+    machine.remove(probe)
+    assert (probe.hits, probe.lost) == (3 * fits, 6)
+    assert machine.ring_word(RingWord.HEAD) > 2 * ring_bytes
+    ring = machine.ram.read_physical(machine.zone.physical_of(machine.zone.ring(99)), machine.zone.ring_stride_bytes)
     assert not any(ring)
 
 
@@ -285,8 +297,8 @@ def test_probes_of_different_size_share_the_ring(machine: RecordMachine) -> None
 def test_a_record_that_is_not_there_yet_holds_back_the_next_ones(machine: RecordMachine) -> None:
     machine.record(FUNCTION)
     machine.enter(FUNCTION)
-    assert not machine.run(FUNCTION + 5, count=12)
-    while machine.word(Zone.RING_HEAD) == 0:
+    assert not machine.run(FUNCTION + 5, count=3)
+    while machine.ring_word(RingWord.HEAD) == 0:
         assert not machine.run(FUNCTION + 5, count=1)
     machine.interrupt(FUNCTION)
     assert machine.take() == []

@@ -25,7 +25,7 @@ class FilterMachine:
     """A CPU in front of a filter."""
 
     def __init__(self, ips: list[int]) -> None:
-        zone = Zone(0, 2 * HUGE_BYTES, CODE, CODE + HUGE_BYTES)
+        zone = Zone(0, 2 * HUGE_BYTES, CODE, CODE + HUGE_BYTES, 1)
         self.filters = TextFilters.make(zone, CODE)
         self.cpu = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         self.cpu.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)

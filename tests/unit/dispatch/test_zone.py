@@ -43,42 +43,42 @@ def guest() -> Guest:
 def test_the_zone_is_reached_through_the_tables_that_map_it(guest: Guest) -> None:
     table, entries = read_directory(ROOT, guest.ram.read_physical)
     assert table == DIRECTORY
-    zone = place_zone(entries, IMAGE_END, ZONE_AT, 8 << 20)
+    zone = place_zone(entries, IMAGE_END, ZONE_AT, 8 << 20, 1)
     index, mapped = zone_entries(zone)
     guest.ram.write_physical(table + 8 * index, mapped)
     assert zone.code >= IMAGE_END + HUGE_BYTES
-    for addr in (zone.code, zone.stubs, zone.data, zone.nodes, zone.ring, zone.ring + zone.ring_bytes - 8):
+    for addr in (zone.code, zone.stubs, zone.data, zone.nodes, zone.ring(0), zone.ring(0) + zone.ring_bytes + 1016):
         assert guest.ram.translate(ROOT, addr) == zone.physical_of(addr)
     entries = [int.from_bytes(mapped[at : at + 8], "little") for at in range(0, len(mapped), 8)]
     writable, no_exec = 2, 1 << 63
-    assert [bool(entry & writable) for entry in entries] == [False, True, True, True, True]
-    assert [bool(entry & no_exec) for entry in entries] == [False, True, True, True, True]
-    # The ring begins anew behind its end.
-    behind = zone.ring + zone.ring_bytes
-    assert guest.ram.translate(ROOT, behind + 8) == zone.physical_of(zone.ring) + 8
+    assert [bool(entry & writable) for entry in entries] == [False, True, True, True]
+    assert [bool(entry & no_exec) for entry in entries] == [False, True, True, True]
 
 
 @pytest.mark.parametrize(
-    ("mib", "losses_mib", "ring_mib"), [(4, 0, 0), (6, 0, 2), (10, 0, 4), (16, 4, 8), (24, 4, 16), (30, 4, 16)]
-)
-def test_rings_of_zones_of_all_sizes(guest: Guest, mib: int, losses_mib: int, ring_mib: int) -> None:
+    ("mib", "rings", "losses_mib", "ring_kib"),
+    [(4, 1, 0, 0), (6, 1, 0, 1024), (10, 1, 0, 4096), (16, 1, 4, 4096), (26, 1, 4, 16384), (26, 2, 4, 8192),
+     (26, 3, 4, 4096), (26, 8, 4, 2048), (138, 64, 4, 2048), (26, 256, 4, 64), (6, 128, 0, 0), (26, 0, 4, 0)],
+)  # fmt: skip
+def test_rings_of_zones_of_all_sizes(guest: Guest, mib: int, rings: int, losses_mib: int, ring_kib: int) -> None:
     _, entries = read_directory(ROOT, guest.ram.read_physical)
-    zone = place_zone(entries, IMAGE_END, ZONE_AT, mib << 20)
-    assert (zone.losses_bytes >> 20, zone.ring_bytes >> 20) == (losses_mib, ring_mib)
-    assert zone.ring + zone.ring_bytes <= zone.code + zone.size_bytes
+    zone = place_zone(entries, IMAGE_END, ZONE_AT, mib << 20, rings)
+    assert (zone.losses_bytes >> 20, zone.ring_bytes >> 10) == (losses_mib, ring_kib)
+    assert [zone.ring(cpu + 1) - zone.ring(cpu) for cpu in range(rings)] == [zone.ring_stride_bytes] * rings
+    assert zone.ring(rings) <= zone.code + zone.size_bytes or not zone.ring_bytes
 
 
 def test_entries_that_are_taken_are_stepped_over(guest: Guest) -> None:
     _, entries = read_directory(ROOT, guest.ram.read_physical)
     free = (IMAGE_END - IMAGE_BASE) // HUGE_BYTES + 1
     entries[free + 2] = 1
-    assert place_zone(entries, IMAGE_END, ZONE_AT, 8 << 20).code == IMAGE_BASE + (free + 3) * HUGE_BYTES
+    assert place_zone(entries, IMAGE_END, ZONE_AT, 8 << 20, 1).code == IMAGE_BASE + (free + 3) * HUGE_BYTES
 
 
 def test_no_room(guest: Guest) -> None:
     _, entries = read_directory(ROOT, guest.ram.read_physical)
     with pytest.raises(ZoneError, match="smaller ring"):
-        place_zone(entries, IMAGE_BASE + (1 << 30) - HUGE_BYTES, ZONE_AT, 8 << 20)
+        place_zone(entries, IMAGE_BASE + (1 << 30) - HUGE_BYTES, ZONE_AT, 8 << 20, 1)
 
 
 def test_a_kernel_without_page_tables_yet(guest: Guest) -> None:
@@ -87,7 +87,7 @@ def test_a_kernel_without_page_tables_yet(guest: Guest) -> None:
 
 
 def test_stubs_and_nodes() -> None:
-    zone = Zone(ZONE_AT, 8 << 20, IMAGE_BASE, IMAGE_BASE + HUGE_BYTES)
+    zone = Zone(ZONE_AT, 8 << 20, IMAGE_BASE, IMAGE_BASE + HUGE_BYTES, 1)
     assert [zone.node_of_stub(zone.stub(node)) for node in (0, 1, MAX_NODES - 1)] == [0, 1, MAX_NODES - 1]
     assert zone.node_of_stub(zone.stub(0) + 1) is None
     assert zone.node_of_stub(zone.stub(MAX_NODES - 1) + STUB_BYTES) is None
