@@ -24,7 +24,8 @@ from fprobe_gdb.dispatch.cpu_state import CpuState, PerCpuOffsets, read_cpu_stat
 from fprobe_gdb.dispatch.guest_call import GuestCall
 from fprobe_gdb.dispatch.plants import Plants, Role
 from fprobe_gdb.errors import GuestCallError, StateError, WaitTimeout
-from fprobe_gdb.probe.core import Hit, ProbeCore
+from fprobe_gdb.probe.core import ProbeCore
+from fprobe_gdb.probe.hit import Hit, KnownHit
 from fprobe_gdb.probe.recursion import context_of
 from fprobe_gdb.probe.regs import PtRegs, Side
 from fprobe_gdb.registers import MASK64
@@ -226,20 +227,20 @@ class BreakpointDispatch:
         writes = {}
         if roles & Role.ENTRY:
             ret_ip = state.stack_word or 0
-            regs = PtRegs(state.registers, Side.ENTRY, state.ip + skip_length(state.code), ret_ip)
+            regs = PtRegs.of(state.registers, Side.ENTRY, state.ip + skip_length(state.code), ret_ip)
             state = self._give(self.core.entry, self._hit(state, regs, state.sp, ret_ip), state, regs.ip)
             writes = regs.take_effective_writes()
         if roles & Role.TASK_DEAD:
             self.core.task_dead(state.task)
         if (roles & Role.WATCH) and (listener := self._watched.get(state.ip)):
-            regs = PtRegs(state.registers, Side.ENTRY, state.ip + skip_length(state.code), state.stack_word or 0)
+            regs = PtRegs.of(state.registers, Side.ENTRY, state.ip + skip_length(state.code), state.stack_word or 0)
             hit = self._hit(state, regs, state.sp, state.stack_word or 0)
             state = self._give(lambda _: listener(self.current), hit, state, regs.ip)
         self.sync()
         advance(self.target, state, writes)
 
     def _exit(self, state: CpuState) -> None:
-        regs = PtRegs(state.registers, Side.EXIT, state.ip, state.ip)
+        regs = PtRegs.of(state.registers, Side.EXIT, state.ip, state.ip)
         hit = self._hit(state, regs, (state.sp - 8) & MASK64, state.ip)
         state = self._give(self.core.exit, hit, state, state.ip)
         writes = regs.take_effective_writes()
@@ -248,7 +249,7 @@ class BreakpointDispatch:
         self.sync()
 
     def _hit(self, state: CpuState, regs: PtRegs, frame: int, ret_ip: int) -> Hit:
-        return Hit(
+        return KnownHit(
             ip=state.ip,
             ret_ip=ret_ip,
             frame=frame,
@@ -262,7 +263,7 @@ class BreakpointDispatch:
 
     # Let the core call the handlers of a hit. What they raise is kept for run(), the first one wins; the guest goes on
     # without probes. Returns where the task is afterwards: a guest call may have moved it to another vCPU.
-    def _give(self, feed: Callable[[Hit], None], hit: Hit, state: CpuState, landing: int) -> CpuState:
+    def _give(self, feed: Callable[[Hit], object], hit: Hit, state: CpuState, landing: int) -> CpuState:
         self._handling.append(_Handling(state, hit, landing))
         try:
             feed(hit)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fprobe_gdb.errors import MemoryFault
-from fprobe_gdb.registers import MASK64, Registers
+from fprobe_gdb.registers import MASK64
 from fprobe_gdb.target.base import Target
 
 __all__ = ["CpuState", "PerCpuOffsets", "read_cpu_state"]
@@ -32,7 +33,7 @@ class CpuState:
     """A vCPU at a stop. Valid until the guest resumes."""
 
     vcpu: int
-    registers: Registers
+    registers: Mapping[str, int]
     #: ``struct task_struct *``, 0 where it cannot be read.
     task: int
     #: The raw per-CPU preempt count.

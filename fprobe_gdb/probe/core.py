@@ -1,7 +1,7 @@
 """The kernel's fprobe rules as a state machine: hits in, handler calls out. No I/O, no clock, no target.
 
 It follows kernel/trace/fprobe.c and kernel/trace/rethook.c of Linux 6.3 to 6.13 ("version B"). A dispatch feeds it
-:class:`Hit` objects in the order in which they happen, and plants what :meth:`ProbeCore.take_site_changes` and
+:class:`~.hit.Hit` objects in the order in which they happen, and plants what :meth:`ProbeCore.take_site_changes` and
 :meth:`ProbeCore.take_return_changes` ask for.
 
 Rule 1: a hit is counted for each enabled fprobe at its site: in ``hits``, in ``nmissed`` or in ``lost``, never in two.
@@ -20,33 +20,13 @@ from fprobe_gdb.errors import InvalidProbe, ProbeBusy
 from fprobe_gdb.events import MissReason
 from fprobe_gdb.probe.filters import match_filter, resolve_ips, resolve_syms
 from fprobe_gdb.probe.fprobe import FPROBE_FL_ANY_FUNCTION, FPROBE_FL_DISABLED, Fprobe
+from fprobe_gdb.probe.hit import Hit
 from fprobe_gdb.probe.records import FtraceRecords
-from fprobe_gdb.probe.recursion import Context, Group, RecursionGuard
+from fprobe_gdb.probe.recursion import Group, RecursionGuard
 from fprobe_gdb.probe.refcounts import RefCounts
-from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.probe.rethook import Rethook, RethookNode, ShadowStacks
 
-__all__ = ["Hit", "ProbeCore"]
-
-
-@dataclass(slots=True)
-class Hit:
-    """A CPU has reached a probed function's location, or the return address of a call in flight."""
-
-    #: Entry: the location. Exit: the return address.
-    ip: int
-    #: Where the function returns to: the word at [sp] at entry, ``ip`` at exit.
-    ret_ip: int
-    #: Address of the return slot: sp at entry, sp - 8 at exit.
-    frame: int
-    #: ``struct task_struct *`` of the running task.
-    task: int
-    cpu: int
-    regs: PtRegs
-    context: Context = Context.NORMAL
-    #: The guest's per-CPU ``current_kprobe`` is set.
-    kprobe_running: bool = False
-    time_ns: int = 0
+__all__ = ["ProbeCore"]
 
 
 # What registration makes of an fprobe: struct ftrace_ops and its filter hash.
@@ -94,6 +74,8 @@ class ProbeCore:
         #: Counts changes of what is probed.
         self.site_changes = 0
         self._sites = RefCounts()
+        #: Whether it is empty tells that nothing has changed since :meth:`take_site_changes`; to be looked at only.
+        self.sites_touched: Collection[int] = self._sites.touched
         self._returns = RefCounts()
         self._stacks = ShadowStacks()
         self._guard = RecursionGuard()
@@ -281,19 +263,29 @@ class ProbeCore:
 
     # Section: hits
 
-    def entry(self, hit: Hit) -> None:
+    def entry(self, hit: Hit) -> bool:
         """A probed function is entered: run the entry handlers, newest fprobe first, and hook the return.
 
         Handlers' writes are in ``hit.regs`` afterwards. Exceptions of handlers come through.
+
+        :return: whether the return of this call has to be told; see :meth:`is_exit`, which is newer.
         """
+        task, stacks = hit.task, self._stacks
         # DIFFERS: a new frame above old nodes of the same stack: their calls were cut off and never return. The kernel
         # keeps them, warns at the next return, and calls no handlers there.
-        self._recycle(self._stacks.take_below(hit.task, hit.frame))
-        at_site = self._at_site.get(hit.ip, ())
-        if len(at_site) < 2:
-            for ops in at_site:
-                self._callback(ops, hit)
-            return
+        if task in stacks.by_task and (below := stacks.take_below(task, hit.frame)):
+            self._recycle(below)
+        at_site = self._at_site.get(hit.ip)
+        if not at_site:
+            return False
+        if len(at_site) == 1:
+            self._callback(at_site[0], hit)
+        else:
+            self._list_func(at_site, hit)
+        return task in stacks.by_task and stacks.any_at_frame(task, hit.frame, hit.ret_ip)
+
+    # arch_ftrace_ops_list_func().
+    def _list_func(self, at_site: tuple[_Ops, ...], hit: Hit) -> None:
         # Several ftrace_ops on one function go through arch_ftrace_ops_list_func, which has a guard of its own.
         bit = self._guard.trylock(hit.task, hit.context, Group.LIST)
         if bit is None:
@@ -309,13 +301,16 @@ class ProbeCore:
 
     def is_exit(self, task: int, frame: int, ret_addr: int) -> bool:
         """Whether a CPU at ``ret_addr`` with the stack pointer at ``frame + 8`` ends a call in flight."""
-        return bool(self._stacks.at_frame(task, frame, ret_addr))
+        return self._stacks.any_at_frame(task, frame, ret_addr)
 
     def exit(self, hit: Hit) -> None:
-        """A call in flight returns: run the exit handlers, last hooked first. See :meth:`is_exit`."""
-        # DIFFERS: calls below the returning frame were cut off, as above; the kernel would take them for this one.
-        self._recycle(self._stacks.take_below(hit.task, hit.frame))
+        """A call in flight returns: run the exit handlers, last hooked first. Without :meth:`is_exit`, nothing."""
         nodes = self._stacks.at_frame(hit.task, hit.frame, hit.ip)
+        if not nodes:
+            return
+        # DIFFERS: calls below the returning frame were cut off, as above; the kernel would take them for this one.
+        if len(self._stacks.by_task[hit.task]) > len(nodes) and (below := self._stacks.take_below(hit.task, hit.frame)):
+            self._recycle(below)
         for node in nodes:
             node.exiting = True
         try:
@@ -402,7 +397,7 @@ class ProbeCore:
     # fprobe_handler() and fprobe_kprobe_handler().
     def _callback(self, ops: _Ops, hit: Hit) -> None:
         fprobe = ops.fprobe
-        if fprobe.disabled:
+        if fprobe.flags & FPROBE_FL_DISABLED:
             return
         bit = self._guard.trylock(hit.task, hit.context)
         if bit is None:
@@ -433,7 +428,7 @@ class ProbeCore:
             if node is None:
                 self._missed(fprobe, hit.ip, hit, MissReason.POOL)
                 return
-            node.entry_ip, node.time_ns = hit.ip, hit.time_ns
+            node.entry_ip = hit.ip
         fprobe.hits += 1
         cancelled: object = True
         try:
@@ -453,13 +448,13 @@ class ProbeCore:
     def _hook(self, node: RethookNode, hit: Hit) -> None:
         node.ret_addr, node.frame, node.task = hit.ret_ip, hit.frame, hit.task
         self._stacks.push(node)
-        self._returns.add((node.ret_addr,))
+        self._returns.add_one(node.ret_addr)
 
     # fprobe_exit_handler().
     def _exit_callback(self, node: RethookNode, hit: Hit) -> None:
         fprobe = node.rethook.fprobe
         handler = fprobe.exit_handler
-        if node.rethook.stopped or fprobe.disabled or handler is None:
+        if node.rethook.stopped or fprobe.flags & FPROBE_FL_DISABLED or handler is None:
             return
         bit = self._guard.trylock(hit.task, hit.context)
         if bit is None:
@@ -486,7 +481,7 @@ class ProbeCore:
 
     def _recycle(self, nodes: list[RethookNode]) -> None:
         for node in nodes:
-            self._returns.drop((node.ret_addr,))
+            self._returns.drop_one(node.ret_addr)
             node.rethook.recycle(node)
 
 

@@ -9,9 +9,9 @@ Outside the kernel a handler can only run into a probe when it calls a guest fun
 
 from __future__ import annotations
 
-from enum import Enum, IntEnum
+from enum import IntEnum
 
-__all__ = ["Context", "Group", "RecursionGuard", "context_of"]
+__all__ = ["IN_INTERRUPT_MASK", "Context", "Group", "RecursionGuard", "context_of"]
 
 # The TRANSITION bit, above the four context bits.
 _TRANSITION = 4
@@ -19,6 +19,8 @@ _TRANSITION = 4
 _NMI_MASK = 0xF00000
 _HARDIRQ_MASK = 0xF0000
 _SERVING_SOFTIRQ = 0x100
+#: Bits of a preempt count that are all clear in :attr:`Context.NORMAL`.
+IN_INTERRUPT_MASK = _NMI_MASK | _HARDIRQ_MASK | _SERVING_SOFTIRQ
 
 
 class Context(IntEnum):
@@ -30,37 +32,46 @@ class Context(IntEnum):
     NMI = 3
 
 
-class Group(Enum):
-    """The two groups of bits: ``TRACE_FTRACE_START`` (callbacks) and ``TRACE_LIST_START`` (the list function)."""
+class Group(IntEnum):
+    """The first bit of each group: ``TRACE_FTRACE_START`` (callbacks) and ``TRACE_LIST_START`` (the list function)."""
 
     FTRACE = 0
-    LIST = 1
+    LIST = 8
 
 
 def context_of(preempt_count: int) -> Context:
     """The context that a per-CPU preempt count tells (include/linux/preempt.h; same masks in 5.10 to 6.12)."""
+    if not preempt_count & IN_INTERRUPT_MASK:
+        return Context.NORMAL
     if preempt_count & _NMI_MASK:
         return Context.NMI
     if preempt_count & _HARDIRQ_MASK:
         return Context.HARDIRQ
-    return Context.SOFTIRQ if preempt_count & _SERVING_SOFTIRQ else Context.NORMAL
+    return Context.SOFTIRQ
 
 
 class RecursionGuard:
     """``current->trace_recursion`` of all tasks."""
 
     def __init__(self) -> None:
-        self._taken: set[tuple[int, Group, int]] = set()
+        # The bits of each task that has any.
+        self._taken: dict[int, int] = {}
 
     def trylock(self, task: int, context: Context, group: Group = Group.FTRACE) -> int | None:
         """``ftrace_test_recursion_trylock()``: the bit to give back to :meth:`unlock`, None when refused."""
-        for bit in (int(context), _TRANSITION):
-            key = (task, group, bit)
-            if key not in self._taken:
-                self._taken.add(key)
-                return bit
-        return None
+        taken = self._taken.get(task, 0)
+        bit: int = context
+        if taken & 1 << bit + group:
+            bit = _TRANSITION
+            if taken & 1 << bit + group:
+                return None
+        self._taken[task] = taken | 1 << bit + group
+        return bit
 
     def unlock(self, task: int, bit: int, group: Group = Group.FTRACE) -> None:
         """``ftrace_test_recursion_unlock()``."""
-        self._taken.discard((task, group, bit))
+        taken = self._taken[task] & ~(1 << bit + group)
+        if taken:
+            self._taken[task] = taken
+        else:
+            del self._taken[task]

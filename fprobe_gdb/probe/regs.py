@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
+from operator import itemgetter
+from typing import Any, Self, cast
 
 from fprobe_gdb.registers import ARGUMENT_REGISTERS, GENERAL_REGISTERS, MASK64, Registers
 
-__all__ = ["PtRegs", "Side"]
+__all__ = ["FRAME_REGISTERS", "WRITTEN", "PtRegs", "Side"]
 
 
 class Side(Enum):
@@ -23,10 +25,25 @@ _EFFECTIVE = {
     Side.ENTRY: frozenset(GENERAL_REGISTERS) - {"r11", "sp"} | {"flags", "ip"},
     Side.EXIT: frozenset(GENERAL_REGISTERS) - {"sp"} | {"flags"},
 }
-_FROM_CPU = frozenset((*GENERAL_REGISTERS, "flags"))
 _NAMES = (*GENERAL_REGISTERS, "ip", "flags", "cs", "ss", "orig_ax")
+#: The registers that a vCPU has of its own at a hit, in the order in which a handler's regs are made of them.
+FRAME_REGISTERS = ("flags", *(name for name in GENERAL_REGISTERS if name != "sp"), "sp")
+# The same with what pt_regs shows beside; behind them the return address, the side, and what the registers were that
+# have been written, None as long as none has.
+_WORDS = (*FRAME_REGISTERS, "ip", "cs", "ss", "orig_ax")
+_INDEX = {name: _WORDS.index(name) for name in _NAMES}
+_SP, _AX = _INDEX["sp"], _INDEX["ax"]
+_RET_ADDR, _SIDE, _ORIGINALS = range(len(_WORDS), len(_WORDS) + 3)
+#: Index into the list that regs are made of: None as long as no handler has written a register.
+WRITTEN = _ORIGINALS
+_pick_all = itemgetter(*_INDEX.values())
+_pick_arguments = itemgetter(*(_INDEX[name] for name in ARGUMENT_REGISTERS))
+_pick_frame = itemgetter(*FRAME_REGISTERS)
 # arch/x86/include/asm/segment.h: what both trampolines store as __KERNEL_CS and __KERNEL_DS.
 _KERNEL_CS, _KERNEL_SS = 0x10, 0x18
+_ENTRY = Side.ENTRY
+# Instead of an index: the call is skipped.
+_OVERRIDDEN = -1
 
 
 class PtRegs:
@@ -36,20 +53,15 @@ class PtRegs:
     general registers but ``sp``, and ``flags`` (a changed ``ax`` is a changed return value). As in the kernel, other
     writes are seen by the handlers that follow and by nobody else.
 
-    :param values: the vCPU's registers at the hit; kept and not changed. They are looked up when somebody asks.
+    :param frame: the vCPU's registers at the hit, by :data:`FRAME_REGISTERS`; the list is ours from now on.
     :param ip: what ``regs.ip`` shows: behind the fentry instruction at entry, the return address at exit.
     :param ret_addr: where the function returns to (for :meth:`override_return`).
     """
 
-    __slots__ = ("_fixed", "_overridden", "_ret_addr", "_side", "_values", "_writes")
+    # One attribute, since each costs as much as a register of a handler: made for every hit.
+    __slots__ = ("_words",)
 
-    # What the vCPU had, never changed; what pt_regs shows instead; and what handlers have written.
-    _values: Mapping[str, int]
-    _fixed: Registers
-    _writes: Registers
-    _side: Side
-    _ret_addr: int
-    _overridden: bool
+    _words: list[Any]
     ax: int
     bx: int
     cx: int
@@ -72,70 +84,67 @@ class PtRegs:
     ss: int
     orig_ax: int
 
-    def __init__(self, values: Mapping[str, int], side: Side, ip: int, ret_addr: int) -> None:
-        fill = object.__setattr__
-        fill(self, "_values", values)
+    def __init__(self, frame: list[Any], side: Side, ip: int, ret_addr: int) -> None:
         # ftrace_regs_caller stores 0 as orig_ax, arch_rethook_trampoline ~0.
-        orig_ax = 0 if side is Side.ENTRY else MASK64
-        fill(self, "_fixed", {"ip": ip, "cs": _KERNEL_CS, "ss": _KERNEL_SS, "orig_ax": orig_ax})
-        fill(self, "_writes", {})
-        fill(self, "_side", side)
-        fill(self, "_ret_addr", ret_addr)
-        fill(self, "_overridden", False)
+        frame += (ip, _KERNEL_CS, _KERNEL_SS, 0 if side is _ENTRY else MASK64, ret_addr, side, None)
+        _set_words(self, frame)
 
+    @classmethod
+    def of(cls, values: Mapping[str, int], side: Side, ip: int, ret_addr: int) -> Self:
+        """The same of registers by name."""
+        return cls(list(_pick_frame(values)), side, ip, ret_addr)
+
+    # Registers are properties; only what is none of them comes here.
     def __getattr__(self, name: str) -> int:
-        if name.startswith("_"):
-            # A half-made copy, which has none of these yet.
-            raise AttributeError(name)
-        if name in self._writes:
-            return self._writes[name]
-        if name in self._fixed:
-            return self._fixed[name]
-        if name in _FROM_CPU:
-            return self._values[name]
         raise AttributeError(f"pt_regs has no {name!r}; it has {', '.join(_NAMES)}")
 
     def __setattr__(self, name: str, value: int) -> None:
-        if name not in _FROM_CPU and name not in self._fixed:
+        index = _INDEX.get(name)
+        if index is None:
             raise AttributeError(f"pt_regs has no {name!r}; it has {', '.join(_NAMES)}")
-        self._writes[name] = int(value) & MASK64
+        self._originals.setdefault(index, self._words[index])
+        self._words[index] = int(value) & MASK64
 
-    # The default copy asks a half-made object for its attributes, which __getattr__ answers from what is not there yet.
+    @property
+    def _originals(self) -> dict[int, int]:
+        if self._words[_ORIGINALS] is None:
+            self._words[_ORIGINALS] = {}
+        return cast("dict[int, int]", self._words[_ORIGINALS])
+
     def __copy__(self) -> PtRegs:
         made = object.__new__(PtRegs)
-        for slot in self.__slots__:
-            value = getattr(self, slot)
-            object.__setattr__(made, slot, dict(value) if isinstance(value, dict) else value)
+        _set_words(made, [*self._words[:_ORIGINALS], dict(self._words[_ORIGINALS] or {})])
         return made
 
     def __deepcopy__(self, memo: dict[int, object]) -> PtRegs:
         return self.__copy__()
 
     def __repr__(self) -> str:
-        return "PtRegs(" + ", ".join(f"{name}={getattr(self, name):#x}" for name in _NAMES) + ")"
+        return "PtRegs(" + ", ".join(f"{name}={value:#x}" for name, value in self.as_dict().items()) + ")"
 
     @property
     def side(self) -> Side:
         """Whether these are the registers of an entry or of an exit."""
-        return self._side
+        return cast("Side", self._words[_SIDE])
 
     @property
     def arguments(self) -> tuple[int, ...]:
         """The six register arguments (meaningful at entry only)."""
-        return tuple(getattr(self, name) for name in ARGUMENT_REGISTERS)
+        arguments: tuple[int, ...] = _pick_arguments(self._words)
+        return arguments
 
     @property
     def overridden(self) -> bool:
         """Whether :meth:`override_return` was called."""
-        return self._overridden
+        return _OVERRIDDEN in (self._words[_ORIGINALS] or ())
 
     def as_dict(self) -> Registers:
         """A copy of all registers by name."""
-        return {name: getattr(self, name) for name in _NAMES}
+        return dict(zip(_NAMES, _pick_all(self._words), strict=True))
 
     def return_value(self) -> int:
         """``regs_return_value()``: ax, unsigned."""
-        return self.ax
+        return cast("int", self._words[_AX])
 
     def override_return(self, value: int) -> None:
         """At entry: skip the function and let it return ``value``. At exit: the same as writing ``ax``.
@@ -145,22 +154,28 @@ class PtRegs:
         :param value: any integer; negative ones (``-errno``) become their unsigned form.
         """
         self.ax = value
-        if self._side is Side.ENTRY:
-            object.__setattr__(self, "_overridden", True)
+        if self.side is Side.ENTRY:
+            self._originals[_OVERRIDDEN] = 0
 
     def take_effective_writes(self) -> Registers:
         """Registers that the guest must get, by name."""
-        if self._overridden:
+        originals: dict[int, int] | None = self._words[_ORIGINALS]
+        if not originals:
+            return {}
+        changed = {_WORDS[i]: self._words[i] for i in originals if i >= 0 and self._words[i] != originals[i]}
+        writes = {name: value for name, value in changed.items() if name in _EFFECTIVE[self.side]}
+        if _OVERRIDDEN in originals:
             # The call never happens: the return slot is popped, all else stays as handlers left it.
-            writes = self._changed(_EFFECTIVE[Side.ENTRY] - {"ip"})
-            writes["ip"] = self._ret_addr
-            writes["sp"] = (self._values["sp"] + 8) & MASK64
-            return writes
-        return self._changed(_EFFECTIVE[self._side]) if self._writes else {}
+            writes["ip"] = self._words[_RET_ADDR]
+            writes["sp"] = (originals.get(_SP, self._words[_SP]) + 8) & MASK64
+        return writes
 
-    def _changed(self, names: frozenset[str]) -> Registers:
-        written = ((name, value) for name, value in sorted(self._writes.items()) if name in names)
-        return {name: value for name, value in written if value != self._original(name)}
 
-    def _original(self, name: str) -> int:
-        return self._fixed[name] if name in self._fixed else self._values[name]
+def _register(index: int) -> property:
+    return property(lambda regs: regs._words[index])
+
+
+for _name in _NAMES:
+    setattr(PtRegs, _name, _register(_INDEX[_name]))
+# What PtRegs.__setattr__ does not let through.
+_set_words = PtRegs.__dict__["_words"].__set__

@@ -6,7 +6,6 @@ address, never by return address alone or by CPU: many calls share a return addr
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -39,7 +38,7 @@ class EntryData(bytearray):
 class RethookNode:
     """One call in flight of one fprobe (``struct fprobe_rethook_node``)."""
 
-    __slots__ = ("data", "entry_ip", "exiting", "frame", "ret_addr", "rethook", "task", "time_ns")
+    __slots__ = ("data", "entry_ip", "exiting", "frame", "ret_addr", "rethook", "task")
 
     def __init__(self, rethook: Rethook, entry_data_size: int) -> None:
         self.rethook = rethook
@@ -50,8 +49,6 @@ class RethookNode:
         #: Address of the return slot: the stack pointer when the function was entered.
         self.frame = 0
         self.task = 0
-        #: Guest time of the entry.
-        self.time_ns = 0
         #: Its exit handler is running; the node is still taken, as in the kernel.
         self.exiting = False
 
@@ -98,60 +95,79 @@ class ShadowStacks:
     """``current->rethooks`` of all tasks: for each task its calls in flight, newest last."""
 
     def __init__(self) -> None:
-        self._stacks: dict[int, list[RethookNode]] = defaultdict(list)
+        #: The stacks of tasks that have any; to be looked at only.
+        self.by_task: dict[int, list[RethookNode]] = {}
 
     def __iter__(self) -> Iterator[RethookNode]:
-        for stack in self._stacks.values():
+        for stack in self.by_task.values():
             yield from stack
 
     def __len__(self) -> int:
-        return sum(len(stack) for stack in self._stacks.values())
+        return sum(len(stack) for stack in self.by_task.values())
 
     def push(self, node: RethookNode) -> None:
         """Put a hooked node on its task's stack."""
-        self._stacks[node.task].append(node)
+        stack = self.by_task.get(node.task)
+        if stack is None:
+            self.by_task[node.task] = [node]
+        else:
+            stack.append(node)
 
     def depth(self, task: int, frame: int = 0, entry_ip: int = 0) -> int:
         """Distinct calls of a task in flight (several fprobes and tail calls share one frame, and count once).
 
         :param frame, entry_ip: a call that does not count.
         """
-        nodes = self._stacks.get(task, ())
+        nodes = self.by_task.get(task, ())
         return len({node.frame for node in nodes if (node.frame, node.entry_ip) != (frame, entry_ip)})
 
     def at_frame(self, task: int, frame: int, ret_addr: int) -> list[RethookNode]:
         """The nodes that one physical return of a task ends, in the order in which their exit handlers run."""
-        stack = reversed(self._stacks.get(task, ()))
-        return [n for n in stack if n.frame == frame and n.ret_addr == ret_addr and not n.exiting]
+        stack = self.by_task.get(task)
+        if not stack:
+            return []
+        if len(stack) == 1:
+            # Most often; a comprehension costs as much again.
+            (n,) = stack
+            return [n] if n.frame == frame and n.ret_addr == ret_addr and not n.exiting else []
+        return [n for n in reversed(stack) if n.frame == frame and n.ret_addr == ret_addr and not n.exiting]
+
+    def any_at_frame(self, task: int, frame: int, ret_addr: int) -> bool:
+        """Whether :meth:`at_frame` gives any."""
+        # Not any(...): a generator would cost three times as much.
+        for n in self.by_task.get(task, ()):  # noqa: SIM110
+            if n.frame == frame and n.ret_addr == ret_addr and not n.exiting:
+                return True
+        return False
 
     def take_below(self, task: int, sp: int) -> list[RethookNode]:
         """Unlink the nodes whose return slot lies below the stack pointer on the same stack.
 
         Their functions never return: the stack was cut back over them (``rewind_stack_and_make_dead()`` and the like).
         """
-        stack = self._stacks.get(task)
-        if not stack:
-            return []
-        below = [n for n in stack if n.frame < sp and (n.frame ^ sp) >> _THREAD_SHIFT == 0 and not n.exiting]
-        return self._take(task, below)
+        below = None
+        for n in self.by_task.get(task, ()):
+            if n.frame < sp and (n.frame ^ sp) >> _THREAD_SHIFT == 0 and not n.exiting:
+                below = [n] if below is None else [*below, n]
+        return self._take(task, below) if below else []
 
     def take_task(self, task: int) -> list[RethookNode]:
         """Unlink all nodes of a dead task (``rethook_flush_task()``) that are not in their exit handler just now."""
-        return self._take(task, [node for node in self._stacks.get(task, ()) if not node.exiting])
+        return self._take(task, [node for node in self.by_task.get(task, ()) if not node.exiting])
 
     def take_of(self, fprobe: Fprobe) -> list[RethookNode]:
         """Unlink all nodes of one fprobe that are not in their exit handler just now."""
         taken = []
-        for task in list(self._stacks):
-            mine = [node for node in self._stacks[task] if node.rethook.fprobe is fprobe and not node.exiting]
+        for task in list(self.by_task):
+            mine = [node for node in self.by_task[task] if node.rethook.fprobe is fprobe and not node.exiting]
             taken += self._take(task, mine)
         return taken
 
     def take_within(self, text: range) -> list[RethookNode]:
         """Unlink the nodes of functions in a stretch of code, or that return to it, as :meth:`take_of`."""
         taken = []
-        for task in list(self._stacks):
-            within = [n for n in self._stacks[task] if (n.entry_ip in text or n.ret_addr in text) and not n.exiting]
+        for task in list(self.by_task):
+            within = [n for n in self.by_task[task] if (n.entry_ip in text or n.ret_addr in text) and not n.exiting]
             taken += self._take(task, within)
         return taken
 
@@ -160,11 +176,18 @@ class ShadowStacks:
         self._take(task, nodes)
 
     def _take(self, task: int, nodes: list[RethookNode]) -> list[RethookNode]:
-        if nodes:
+        stack = self.by_task.get(task)
+        if nodes and stack:
+            if len(nodes) == 1 and stack[-1] is nodes[0]:
+                # Calls return in this order.
+                stack.pop()
+                if not stack:
+                    del self.by_task[task]
+                return nodes
             gone = set(map(id, nodes))
-            left = [node for node in self._stacks.get(task, ()) if id(node) not in gone]
+            left = [node for node in stack if id(node) not in gone]
             if left:
-                self._stacks[task] = left
+                self.by_task[task] = left
             else:
-                self._stacks.pop(task, None)
+                del self.by_task[task]
         return nodes

@@ -58,8 +58,9 @@ from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.kernel.modules import ModuleReader
 from fprobe_gdb.kernel.percpu import PerCpuLayout
 from fprobe_gdb.kernel.values import GuestMemory
-from fprobe_gdb.probe.core import Hit, ProbeCore
+from fprobe_gdb.probe.core import ProbeCore
 from fprobe_gdb.probe.fprobe import Fprobe
+from fprobe_gdb.probe.hit import Hit
 from fprobe_gdb.session.attached import AttachedMachine, connect
 from fprobe_gdb.session.boot import start
 from fprobe_gdb.session.early_boot import START, EarlyBoot, run_to_start

@@ -23,8 +23,8 @@ from fprobe_gdb.expr import Scope
 from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.output.ftrace import without_offset
 from fprobe_gdb.output.summary import SummaryBuilder
-from fprobe_gdb.probe.core import Hit
 from fprobe_gdb.probe.fprobe import FPROBE_FL_ANY_FUNCTION, Fprobe
+from fprobe_gdb.probe.hit import Hit
 from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.probe.rethook import EntryData
 from fprobe_gdb.probe_events import EventDefinition, auto_name, symbol_text

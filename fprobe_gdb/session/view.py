@@ -184,7 +184,7 @@ class GuestView:
 
         :param limit: at most so many frames.
         """
-        registers = self._dispatch.current.registers
+        registers = dict(self._dispatch.current.registers)
         return self.unwinder.walk(registers, self.read_memory, limit=limit, recover=self._dispatch.recover_return)
 
     # Section: types

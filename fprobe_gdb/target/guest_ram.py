@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Callable, Iterator, Set
 
 from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.registers import MASK64
@@ -43,6 +43,8 @@ class GuestRam:
         self.view = memoryview(ram)
         #: The same by 64-bit words, each of which is read and written in one piece.
         self.words = self.view.cast("Q")
+        #: ``find(what, begin, end)``: where these bytes are first between two offsets, -1 when nowhere.
+        self.find: Callable[[bytes, int, int], int] = ram.find
         self._size_bytes = len(ram)
         self._low_bytes = len(ram) if len(ram) < _ALL_LOW_BYTES else LOW_RAM_BYTES
 

@@ -12,7 +12,7 @@ from fprobe_gdb import EntryData, Fprobe, Kernel, PtRegs
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
 from fprobe_gdb.events import MissReason
-from fprobe_gdb.probe.core import Hit
+from fprobe_gdb.probe.hit import Hit
 from images.workload_counts import counts
 
 pytestmark = pytest.mark.qemu

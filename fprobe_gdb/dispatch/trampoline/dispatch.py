@@ -124,15 +124,23 @@ class TrampolineDispatch:
         self._run_state = RunState(target, self._time, self.planter, self._words)
         guard = TextGuard(self.planter, ram, zone, guarded, self._run_state.halt)
         self.returns = Returns(ram, zone)
-        self._sites = Sites(core, self.planter, guard, self.recorder, self.returns, lambda: helper.ips(self.planner))
+        self._sites = Sites(
+            core,
+            self.planter,
+            guard,
+            self.recorder,
+            self.returns,
+            self._stubs,
+            helping=lambda: helper.ips(self.planner),
+        )
         self._sites.task_dead_ip = task_dead_ip
         self._slots = Slots(ram, zone)
         self._outcome = Outcome(target, core)
         self._hits = Hits(
-            core, self._slots, self.returns, self._stubs, self.planter, self._sites, guard, self._time,
+            core, self._slots, self.returns, self.planter, self._sites, guard, self._time,
             self._run_state, self._outcome,
         )  # fmt: skip
-        self._handlings = self._hits.handlings
+        self._handled = self._hits.handled
         self._calls = GuestCalls(self._slots, self._hits, self._sites, self._run_state, self._outcome)
         self._lost = LostCalls(core, self._words, self.returns, self._stubs, self.clock)
         self._serving = Serving(
@@ -323,29 +331,29 @@ class TrampolineDispatch:
     @property
     def current(self) -> CpuState:
         """See :meth:`.base.Dispatch.current`."""
-        return self._handlings.current
+        return self._handled.current
 
     @property
     def in_handler(self) -> bool:
         """See :meth:`.base.Dispatch.in_handler`."""
-        return bool(self._handlings)
+        return bool(self._handled)
 
     def now_ns(self) -> int:
         """See :meth:`.base.Dispatch.now_ns`."""
-        return self._handlings[-1].hit.time_ns if self._handlings else self.clock.now_ns()
+        return self._handled[-1].time_ns if self._handled else self.clock.now_ns()
 
     def read_memory(self, addr: int, size_bytes: int) -> bytes:
         """See :meth:`.base.Dispatch.read_memory`."""
-        if self._handlings:
-            data = self.ram.read(self._handlings[-1].at.cr3, addr, size_bytes)
+        if self._handled:
+            data = self.ram.read(self._handled[-1].at.cr3, addr, size_bytes)
         else:
             data = self.target.read_memory(addr, size_bytes)
         return self.planter.as_guest_sees(addr, data)
 
     def write_memory(self, addr: int, data: bytes) -> None:
         """See :meth:`.base.Dispatch.write_memory`."""
-        if self._handlings:
-            self.ram.write(self._handlings[-1].at.cr3, addr, data)
+        if self._handled:
+            self.ram.write(self._handled[-1].at.cr3, addr, data)
         else:
             self.target.write_memory(addr, data)
 

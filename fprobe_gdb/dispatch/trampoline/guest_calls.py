@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from emu.deadline import Deadline
-from fprobe_gdb.dispatch.trampoline.handling import Handling
 from fprobe_gdb.dispatch.trampoline.hits import Hits
 from fprobe_gdb.dispatch.trampoline.outcome import Outcome
+from fprobe_gdb.dispatch.trampoline.pad_hit import PadHit
 from fprobe_gdb.dispatch.trampoline.pads import Kind
 from fprobe_gdb.dispatch.trampoline.run_state import RunState
 from fprobe_gdb.dispatch.trampoline.sites import Sites
-from fprobe_gdb.dispatch.trampoline.slots import Slots
+from fprobe_gdb.dispatch.trampoline.slots import Posted, Slots
 from fprobe_gdb.errors import GuestCallError, WaitTimeout
 from fprobe_gdb.registers import ARGUMENT_REGISTERS, MASK64
 
@@ -28,19 +28,19 @@ class GuestCalls:
 
     def call(self, addr: int, args: tuple[int, ...], deadline: Deadline) -> int:
         """See :meth:`.base.Dispatch.call`."""
-        if not self._hits.handlings:
+        if not self._hits.handled:
             raise GuestCallError("a guest function can only be called from a handler")
         if len(args) > len(ARGUMENT_REGISTERS):
             raise GuestCallError(f"a guest call takes at most {len(ARGUMENT_REGISTERS)} arguments, not {len(args)}")
-        handling, failure = self._hits.handlings[-1], self._outcome.failure
+        hit, failure = self._hits.handled[-1], self._outcome.failure
         stopped = self._run_state.stopped
         if self._sites.changed:
             self._run_state.halt()
             stopped = True
             self._sites.sync()
         values = dict(zip(ARGUMENT_REGISTERS, (arg & MASK64 for arg in args), strict=False))
-        self._slots.call(handling.posted.slot, addr, values)
-        result = self._await(handling, addr, deadline)
+        self._slots.call(hit.slot, addr, values)
+        result = self._await(hit, addr, deadline)
         if stopped:
             self._run_state.halt()
         if self._outcome.failure is not None and self._outcome.failure is not failure:
@@ -48,21 +48,21 @@ class GuestCalls:
             raise self._outcome.failure
         return result
 
-    def _await(self, handling: Handling, addr: int, deadline: Deadline) -> int:
-        slot = handling.posted.slot
+    def _await(self, hit: PadHit, addr: int, deadline: Deadline) -> int:
+        slot = hit.slot
         while not self._slots.is_posted(slot):
             if deadline.expired:
                 raise GuestCallError(f"the function at {addr:#x} has not come back after {deadline.seconds:g} s")
             if self._run_state.stopped:
                 self._run_state.resume()
             self._serve_nested(slot, deadline)
-        done = self._slots.take(slot)
-        if done is None or done.kind != Kind.CALLED:
+        words = self._slots.take(slot)
+        if words is None or (done := Posted(slot, words)).kind != Kind.CALLED:
             raise GuestCallError(f"the call of {addr:#x} got lost: its pad did not wait any longer")
         # All registers as they were before the call; where the task runs may have changed.
-        registers = {name: value for name, value in handling.posted.registers.items() if name not in ("ip", "sp")}
+        registers = {name: value for name, value in hit.registers.items() if name not in ("ip", "sp")}
         self._slots.write_registers(slot, registers)
-        handling.moved(done)
+        hit.moved(done)
         return int(done.result)
 
     # Handle other hits until this slot is posted again. A stop that a nested handler asks for comes after the call.

@@ -28,11 +28,16 @@ class HitClock:
         # Guest time and host time of the last resume, or only guest time, of the last stop.
         self._resumed: tuple[int, int | None] = (0, None)
         self._waited_ns: dict[int, int] = defaultdict(int)
+        #: Somebody wants to know :meth:`waited_ns`.
+        self.waits_matter = False
+        #: Whether it is known where the counter stands against guest time.
+        self.anchored = False
 
     def resuming(self) -> None:
         """The stopped guest is about to run."""
         self._resumed = (max(self.stopped.now_ns(), self.stopped.last_ns), time.monotonic_ns())
         # Where the counter stands against guest time is only known by waiting for a hit.
+        self.anchored = False
         self.tsc.forget()
 
     def note_stop(self) -> None:
@@ -46,6 +51,12 @@ class HitClock:
         guest_ns, host_ns = self._resumed
         return guest_ns if host_ns is None else guest_ns + time.monotonic_ns() - host_ns
 
+    def anchor(self, tsc: int) -> None:
+        """The first hit of a run was posted just now, at this counter value."""
+        self.anchored = True
+        if self.tsc.khz and not self.tsc.anchored:
+            self.tsc.anchor(tsc, max(self.now_ns(), self.stopped.last_ns))
+
     def hit_ns(self, tsc: int) -> int:
         """Guest time of a hit that was posted at a counter value; never goes back."""
         stopped = self.stopped
@@ -53,8 +64,7 @@ class HitClock:
             # The guest has not measured its counter yet.
             stopped.last_ns = max(self.now_ns(), stopped.last_ns)
             return stopped.last_ns
-        if not self.tsc.anchored:
-            self.tsc.anchor(tsc, max(self.now_ns(), stopped.last_ns))
+        self.anchor(tsc)
         stopped.last_ns = time_ns = self.tsc.time_ns(tsc)
         return time_ns
 
@@ -71,7 +81,8 @@ class HitClock:
             self._waited_ns[task] += max(0, self.now_ns() - self.tsc.time_ns(tsc))
 
     def waited_ns(self, task: int) -> int:
-        """How long a task has waited for handlers so far."""
+        """How long a task has waited for handlers, from the first time on that this was asked."""
+        self.waits_matter = True
         return self._waited_ns[task]
 
     def forget_task(self, task: int) -> None:

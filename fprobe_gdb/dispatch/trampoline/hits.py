@@ -3,35 +3,43 @@
 Rule 1: an answer is the last thing that is done about a hit: what the handlers asked for (probes planted or removed, a
 stop) is done by then, so that the vCPU runs into a world in which it holds.
 Rule 2: a return belongs to the node whose stub it comes through. Frames are those of the probe core.
+
+A vCPU stands still meanwhile, so what most hits do not need is not made for them: what to do at a location is known
+from the last time (:meth:`.sites.Sites.plan`), and clocks, vCPU and memory are looked at when a handler asks.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 from fprobe_gdb.dispatch.advance import skip_length
-from fprobe_gdb.dispatch.trampoline.handling import Handling, Handlings
 from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
 from fprobe_gdb.dispatch.trampoline.outcome import Outcome
-from fprobe_gdb.dispatch.trampoline.pads import Kind
+from fprobe_gdb.dispatch.trampoline.pad_hit import Handled, PadHit
+from fprobe_gdb.dispatch.trampoline.pads import Field, Kind
 from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.returns import Returns
 from fprobe_gdb.dispatch.trampoline.run_state import RunState
-from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
-from fprobe_gdb.dispatch.trampoline.sites import Sites
-from fprobe_gdb.dispatch.trampoline.slots import Posted, Slots
+from fprobe_gdb.dispatch.trampoline.sites import FENTRY_BYTES, SitePlan, Sites
+from fprobe_gdb.dispatch.trampoline.slots import FRAME, Slots
 from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard
 from fprobe_gdb.errors import PlantRefused
 from fprobe_gdb.events import MissReason
-from fprobe_gdb.probe.core import Hit, ProbeCore
-from fprobe_gdb.probe.recursion import context_of
-from fprobe_gdb.probe.regs import PtRegs, Side
+from fprobe_gdb.probe.core import ProbeCore
+from fprobe_gdb.probe.hit import Hit
+from fprobe_gdb.probe.regs import WRITTEN, PtRegs, Side
+from fprobe_gdb.registers import Registers
 
-__all__ = ["FENTRY_BYTES", "Hits"]
+__all__ = ["Hits"]
 
-#: ``call pad``, ``call __fentry__`` and the NOP.
-FENTRY_BYTES = 5
+_KIND, _IP, _SP, _RET_IP, _TSC = (
+    field // 8 for field in (Field.KIND, Field.IP, Field.SP, Field.RET_IP, Field.TSC)
+)  # fmt: skip
+_T = TypeVar("_T")
+_EXIT = int(Kind.EXIT)
+_ENTRY_SIDE, _EXIT_SIDE = Side.ENTRY, Side.EXIT
 
 
 class Hits:
@@ -42,7 +50,6 @@ class Hits:
         core: ProbeCore,
         slots: Slots,
         returns: Returns,
-        stubs: SiteStubs,
         planter: Planter,
         sites: Sites,
         guard: TextGuard,
@@ -53,118 +60,138 @@ class Hits:
         self._core = core
         self._slots = slots
         self._returns = returns
-        self._stubs = stubs
         self._planter = planter
         self._sites = sites
         self._guard = guard
         self._clock = clock
         self._run_state = run_state
         self._outcome = outcome
+        self._sites_touched = core.sites_touched
         #: Hits whose handlers are running.
-        self.handlings = Handlings()
+        self.handled = Handled()
         #: Host time that went into hits, in nanoseconds.
         self.host_ns = 0
+        #: The host's clock when the last hit was answered, in nanoseconds.
+        self.answered_ns = 0
 
     def handle(self, slot: int) -> None:
         """Handle the hit in a posted slot, unless its pad has just given up."""
-        posted = self._slots.take(slot)
-        if posted is None:
+        words = self._slots.take(slot)
+        if words is None:
             return
         started_ns = time.monotonic_ns()
         self._run_state.epoch += 1
-        if posted.kind == Kind.EXIT:
-            self._exit(posted)
+        if not self._clock.anchored:
+            self._clock.anchor(words[_TSC])
+        if words[_KIND] == _EXIT:
+            self._exit(slot, words)
         else:
-            self._entry(posted)
-        if not self.handlings:
-            self.host_ns += time.monotonic_ns() - started_ns
+            self._entry(slot, words)
+        self.answered_ns = time.monotonic_ns()
+        if not self.handled:
+            self.host_ns += self.answered_ns - started_ns
 
-    def _entry(self, posted: Posted) -> None:
-        planted, frame, task, slot_word = posted.ip, posted.sp, posted.task, posted.ret_ip
-        ip = self._stubs.ip_of(planted)
-        behind = ip + (FENTRY_BYTES if ip == planted else skip_length(self._planter.own(ip)))
+    def _entry(self, slot: int, words: list[int]) -> None:
+        plan = self._sites.plans[words[_IP]]
+        ip, frame, slot_word = plan.ip, words[_SP], words[_RET_IP]
         hooked = self._returns.find(slot_word)
         ret_ip = hooked.ret_addr if hooked else slot_word
-        regs = PtRegs(posted.registers, Side.ENTRY, behind, ret_ip)
-        hit = self._hit(posted, regs, ip, frame, ret_ip)
-        if self._returns.full:
-            self._core.lose(hit, MissReason.HOST_AWAY)
+        behind = plan.behind or ip + skip_length(self._planter.own(ip))
+        registers: list[Any] = words[FRAME]
+        regs = PtRegs(registers, _ENTRY_SIDE, behind, ret_ip)
+        hit = PadHit(slot, words, ip, ret_ip, frame, regs, self._clock)
+        awaited = None
+        if self._returns.left:
+            awaited = self._give(self._core.entry, hit)
         else:
-            self._give(self._core.entry, posted, hit)
-        if ip == self._sites.task_dead_ip:
-            self._task_dead(task)
-        if listener := self._sites.watched.get(ip):
-            self._give(lambda hit: listener(self.handlings.current), posted, hit)
-        new_ret = to = sp = None
-        if hooked is None and self._core.is_exit(task, frame, ret_ip):
-            new_ret = self._returns.hook(ret_ip, frame, task)
-        writes = regs.take_effective_writes()
-        if writes:
-            to, sp = writes.pop("ip", None), writes.pop("sp", None)
-            if sp is not None:
-                # The call is skipped: its return happens now, through the stub where somebody waits for it.
-                to = new_ret or slot_word
-        if to is None and ip in self._guard.ips and (result := self._guarded(ip, posted, writes)) is not None:
-            writes, to, sp = {**writes, "ax": result}, new_ret or slot_word, frame + 8
-        self._finish(posted, writes, to=to, new_ret=new_ret, sp=sp)
+            self._core.lose(hit, MissReason.HOST_AWAY)
+        if plan.is_ours:
+            awaited = self._listen(plan, hit)
+        new_ret = self._hook(hit) if awaited and hooked is None else None
+        if registers[WRITTEN] is not None or plan.is_guarded:
+            self._go_elsewhere(plan, hit, new_ret)
+        else:
+            self._finish(hit, None, new_ret)
 
-    def _task_dead(self, task: int) -> None:
-        self._core.task_dead(task)
-        self._clock.forget_task(task)
-        for call in self._returns.of_task(task):
-            self._returns.free(call)
+    def _hook(self, hit: PadHit) -> int | None:
+        if self._returns.left:
+            return self._returns.hook(hit.ret_ip, hit.frame, hit.task)
+        # Calls inside the handler have taken the last ones.
+        self._core.drop_call(hit.task, hit.frame, hit.ret_ip)
+        return None
+
+    # Handlers have changed something, or the function touches text and its work is done.
+    def _go_elsewhere(self, plan: SitePlan, hit: PadHit, new_ret: int | None) -> None:
+        slot_word, writes = hit.words[_RET_IP], hit.regs.take_effective_writes()
+        to, sp = writes.pop("ip", None), writes.pop("sp", None)
+        if sp is not None:
+            # The call is skipped: its return happens now, through the stub where somebody waits for it.
+            to = new_ret or slot_word
+        if to is None and plan.is_guarded and (result := self._guarded(hit, writes)) is not None:
+            writes, to, sp = {**writes, "ax": result}, new_ret or slot_word, hit.frame + 8
+        self._finish(hit, to, new_ret, writes, sp)
+
+    # What else is to be done at some locations. Whether the return is awaited afterwards.
+    def _listen(self, plan: SitePlan, hit: PadHit) -> bool:
+        if plan.ends_task:
+            self._core.task_dead(hit.task)
+            self._clock.forget_task(hit.task)
+            for call in self._returns.of_task(hit.task):
+                self._returns.free(call)
+        if listener := plan.listener:
+            self._give(lambda hit: listener(self.handled.current), hit)
+        return self._core.is_exit(hit.task, hit.frame, hit.ret_ip)
 
     # What a function that touches text has to return at once, as we have done its work.
-    def _guarded(self, ip: int, posted: Posted, writes: dict[str, int]) -> int | None:
+    def _guarded(self, hit: PadHit, writes: Registers) -> int | None:
         try:
-            return self._guard.entered(ip, posted, {**posted.registers, **writes})
+            return self._guard.entered(hit.ip, hit, {**hit.registers, **writes})
         except PlantRefused as error:
             self._outcome.fail(error)
             return 0
 
-    def _exit(self, posted: Posted) -> None:
-        call = self._returns.find(posted.ip - FENTRY_BYTES)
+    def _exit(self, slot: int, words: list[int]) -> None:
+        call = self._returns.find(words[_IP] - FENTRY_BYTES)
         if call is None:
             # Its node was given to nobody: the task was taken for dead. The pad knows the way.
-            self._slots.go_on(posted.slot)
+            self._slots.go_on(slot)
             return
-        regs = PtRegs(posted.registers, Side.EXIT, call.ret_addr, call.ret_addr)
-        hit = self._hit(posted, regs, call.ret_addr, call.frame, call.ret_addr)
-        if self._core.is_exit(posted.task, call.frame, call.ret_addr):
-            self._give(self._core.exit, posted, hit)
-        writes = regs.take_effective_writes()
+        ret_addr = call.ret_addr
+        registers: list[Any] = words[FRAME]
+        regs = PtRegs(registers, _EXIT_SIDE, ret_addr, ret_addr)
+        hit = PadHit(slot, words, ret_addr, ret_addr, call.frame, regs, self._clock)
+        self._give(self._core.exit, hit)
+        writes = None if registers[WRITTEN] is None else regs.take_effective_writes()
         self._returns.free(call)
-        self._finish(posted, writes, to=call.ret_addr)
-
-    def _hit(self, posted: Posted, regs: PtRegs, ip: int, frame: int, ret_ip: int) -> Hit:
-        context, kprobe_running = context_of(posted.preempt_count), posted.kprobe != 0
-        time_ns = self._clock.hit_ns(posted.tsc)
-        return Hit(ip, ret_ip, frame, posted.task, posted.cpu, regs, context, kprobe_running, time_ns)
+        self._finish(hit, ret_addr, None, writes)
 
     # Let the core call the handlers of a hit. What they raise is kept for run(), the first one wins.
-    def _give(self, feed: Callable[[Hit], None], posted: Posted, hit: Hit) -> None:
-        self.handlings.append(Handling(posted, posted, hit.ip, hit))
+    def _give(self, feed: Callable[[Hit], _T], hit: PadHit) -> _T | None:
+        self.handled.append(hit)
         try:
-            feed(hit)
+            return feed(hit)
         except BaseException as error:
             self._outcome.fail_unless_gone(error)
+            return None
         finally:
-            self.handlings.pop()
+            self.handled.pop()
 
     # Rule 1.
     def _finish(
-        self, posted: Posted, writes: dict[str, int], *, to: int | None, new_ret: int | None = None,
-        sp: int | None = None,
-    ) -> None:  # fmt: skip
+        self, hit: PadHit, to: int | None, new_ret: int | None, writes: Registers | None = None, sp: int | None = None
+    ) -> None:
+        if self._outcome.ends or self._sites_touched:
+            self._settle()
+        if self._clock.waits_matter and self._returns:
+            self._clock.answered(hit.task, hit.tsc)
+        if writes:
+            self._slots.write_registers(hit.slot, writes)
+        self._slots.go_on(hit.slot, to, new_ret, sp)
+
+    def _settle(self) -> None:
         if (self._outcome.ends or self._core.sites_changed) and self._run_state.running:
             self._run_state.halt()
             self._sync_or_fail()
-        if self._returns:
-            # Only durations need this.
-            self._clock.answered(posted.task, posted.tsc)
-        if writes:
-            self._slots.write_registers(posted.slot, writes)
-        self._slots.go_on(posted.slot, to=to, new_ret=new_ret, sp=sp)
 
     # A handler has registered what cannot be planted: that fails the run, and the guest goes on without probes.
     def _sync_or_fail(self) -> None:

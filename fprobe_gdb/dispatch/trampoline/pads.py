@@ -65,8 +65,7 @@ class Field(IntEnum):
     ACTION = 0x08
     #: Entry: the location. Exit: behind the call in the stub.
     IP = 0x10
-    #: The stack pointer when the function was entered, or when it has returned. The host may change it.
-    SP = 0x18
+    FUNCTION = 0x18
     #: Entry: the word at SP.
     RET_IP = 0x20
     #: Entry: what the word at SP shall be.
@@ -84,13 +83,14 @@ class Field(IntEnum):
     FLAGS = 0x70
     #: :data:`SLOT_REGISTERS`, one word each.
     REGISTERS = 0x78
-    FUNCTION = 0xF0
+    #: The stack pointer when the function was entered, or when it has returned. The host may change it.
+    SP = 0xF0
     RESULT = 0xF8
 
 
 #: The order of the general registers in a slot.
 SLOT_REGISTERS = ("ax", "bx", "cx", "dx", "si", "di", "bp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
-assert Field.REGISTERS + 8 * len(SLOT_REGISTERS) <= Field.FUNCTION
+assert Field.REGISTERS + 8 * len(SLOT_REGISTERS) == Field.SP
 assert Field.RESULT + 8 <= SLOT_BYTES
 
 
@@ -105,6 +105,10 @@ class NodeField(IntEnum):
 # On the stack of a pad, from its stack pointer up, behind _save().
 _SAVED = ("si", "bx", "dx", "cx", "ax", "flags")
 _BELOW = 8 * len(_SAVED)
+# How often a pad looks for the answer before it says that it waits. QEMU's TCG leaves its generated code for PAUSE, so
+# that other vCPUs of the same thread get their turn (target/i386/tcg/misc_helper.c, 7.2 to 10.0), and comes back
+# microseconds later.
+_LOOKS = 2000
 # How often a pad waits for a host that has begun with its hit.
 _PATIENCE = 8
 
@@ -295,9 +299,13 @@ class _Pad:
         asm.jcc("e", scope + "wait")
         asm.out_al(DOORBELL_PORT)
         asm.label(scope + "wait")
-        asm.pause()
+        asm.movl_imm("cx", _LOOKS)
+        asm.label(scope + "look")
         asm.cmpb_imm(at("r13"), State.ANSWERED)
         asm.jcc("e", scope + "answered")
+        asm.decl("cx")
+        asm.jcc("ne", scope + "look")
+        asm.pause()
         self._now()
         asm.cmp("ax", "r14")
         asm.jcc("b", scope + "wait")

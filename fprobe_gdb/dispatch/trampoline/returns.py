@@ -8,13 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.trampoline.pads import NodeField
-from fprobe_gdb.dispatch.trampoline.zone import HOST_NODES, NODE_BYTES, Zone
+from fprobe_gdb.dispatch.trampoline.zone import HOST_NODES, NODE_BYTES, STUB_BYTES, Zone
 from fprobe_gdb.target.guest_ram import GuestRam
 
 __all__ = ["HookedCall", "Returns"]
 
+_NODE_WORDS = NODE_BYTES // 8
+_RET_ADDR, _ENDED = NodeField.RET_ADDR // 8, NodeField.ENDED // 8
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True, eq=False)
 class HookedCall:
     """A call whose return address is a stub."""
 
@@ -30,45 +33,41 @@ class Returns:
     """The nodes of a zone, as far as they belong to the host."""
 
     def __init__(self, ram: GuestRam, zone: Zone) -> None:
-        self._zone = zone
-        self._bytes = ram.view
+        self._words = ram.words
         self._stubs, self._stubs_end = zone.stubs, zone.stubs_end
-        self._nodes = ram.offset(zone.physical_of(zone.nodes))
-        self._free = list(range(HOST_NODES - 1, -1, -1))
+        self._nodes = ram.offset(zone.physical_of(zone.nodes)) >> 3
+        #: Nodes that are left; to be looked at only.
+        self.left = list(range(HOST_NODES - 1, -1, -1))
         self._calls: dict[int, HookedCall] = {}
         self._by_frame: dict[int, HookedCall] = {}
 
     def __len__(self) -> int:
         return len(self._calls)
 
-    @property
-    def full(self) -> bool:
-        """Whether no node is left."""
-        return not self._free
-
     def hook(self, ret_addr: int, frame: int, task: int) -> int:
         """Take a node for a call. Returns the stub's address, which has to go into the return slot."""
         if stale := self._by_frame.get(frame):
             # The call that had this frame was cut off and never returned.
             self.free(stale)
-        call = HookedCall(self._free.pop(), ret_addr, frame, task)
-        begin = self._nodes + call.node * NODE_BYTES
-        self._bytes[begin : begin + 16] = ret_addr.to_bytes(8, "little") + bytes(8)
+        call = HookedCall(self.left.pop(), ret_addr, frame, task)
+        first = self._nodes + call.node * _NODE_WORDS
+        self._words[first + _RET_ADDR] = ret_addr
+        self._words[first + _ENDED] = 0
         self._calls[call.node] = self._by_frame[frame] = call
-        return self._zone.stub(call.node)
+        return self._stubs + call.node * STUB_BYTES
 
     def find(self, addr: int) -> HookedCall | None:
         """The call that a return address stands for."""
         if not self._stubs <= addr < self._stubs_end:
             return None
-        node = self._zone.node_of_stub(addr)
-        return None if node is None else self._calls.get(node)
+        node, rest = divmod(addr - self._stubs, STUB_BYTES)
+        return None if rest else self._calls.get(node)
 
     def free(self, call: HookedCall) -> None:
         """Give a node back."""
         if self._calls.get(call.node) is call:
             del self._calls[call.node]
-            self._free.append(call.node)
+            self.left.append(call.node)
             if self._by_frame.get(call.frame) is call:
                 del self._by_frame[call.frame]
 
@@ -84,7 +83,7 @@ class Returns:
         """Free the nodes whose calls returned without us, and tell which they were."""
         ended = []
         for call in self.all():
-            if self._bytes[self._nodes + call.node * NODE_BYTES + NodeField.ENDED]:
+            if self._words[self._nodes + call.node * _NODE_WORDS + _ENDED]:
                 ended.append(call)
                 self.free(call)
         return ended

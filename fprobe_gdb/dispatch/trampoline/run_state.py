@@ -27,6 +27,8 @@ class RunState:
         self._words = words
         #: See :attr:`.base.Dispatch.epoch`.
         self.epoch = 0
+        #: How often the guest has stopped.
+        self.halts = 0
 
     @property
     def running(self) -> bool:
@@ -51,7 +53,7 @@ class RunState:
         if self.running:
             self._target.interrupt()
             self._target.wait(Deadline(_STOP_SEC))
-            self._clock.note_stop()
+            self._note_stop()
 
     def wait(self, deadline: Deadline, wake: Sequence[int] = ()) -> bool:
         """Wait until the guest stops by itself, or one of the ``wake`` file descriptors is readable.
@@ -61,8 +63,12 @@ class RunState:
         """
         if self._target.wait(deadline, wake) is None:
             return False
-        self._clock.note_stop()
+        self._note_stop()
         return True
+
+    def _note_stop(self) -> None:
+        self.halts += 1
+        self._clock.note_stop()
 
     # No vCPU is resumed at a breakpoint: it is sent into the stub of its location, or past it.
     def _pass_breakpoints(self) -> None:

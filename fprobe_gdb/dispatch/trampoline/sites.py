@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.recorder import Recorder
 from fprobe_gdb.dispatch.trampoline.returns import Returns
+from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
 from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard
 from fprobe_gdb.probe.core import ProbeCore
 
-__all__ = ["Sites"]
+__all__ = ["FENTRY_BYTES", "SitePlan", "Sites"]
+
+#: ``call pad``, ``call __fentry__`` and the NOP.
+FENTRY_BYTES = 5
+
+
+@dataclass(slots=True)
+class SitePlan:
+    """What there is to know of each hit of a location, as long as nothing else is planted."""
+
+    #: The location.
+    ip: int
+    #: Behind its fentry instruction; 0 where that is another one, which the guest may change.
+    behind: int
+    #: Its tasks run for the last time.
+    ends_task: bool
+    #: Who else listens.
+    listener: Callable[[CpuState], None] | None
+    #: It is a function that touches text.
+    is_guarded: bool
+    #: One of the first two, which few locations are.
+    is_ours: bool
+
+
+# Made when they are asked for first.
+class _Plans(dict[int, SitePlan]):
+    def __init__(self, make: Callable[[int], SitePlan]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, planted: int) -> SitePlan:
+        plan = self[planted] = self._make(planted)
+        return plan
 
 
 class Sites:
@@ -27,6 +61,7 @@ class Sites:
         guard: TextGuard,
         recorder: Recorder,
         returns: Returns,
+        stubs: SiteStubs,
         helping: Callable[[], Collection[int]],
     ) -> None:
         self._core = core
@@ -35,12 +70,15 @@ class Sites:
         self._recorder = recorder
         self._returns = returns
         self._helping = helping
+        self._stubs = stubs
+        #: What to do at a hit, by what its pad takes for the location: that, or a stub of it.
+        self.plans: Mapping[int, SitePlan] = _Plans(self._plan)
         #: See :attr:`.base.Dispatch.task_dead_ip`.
         self.task_dead_ip: int | None = None
         #: See :attr:`.base.Dispatch.watches`.
         self.watches: Callable[[], Mapping[int, Callable[[CpuState], None]]] = dict
-        #: What it gave last.
-        self.watched: Mapping[int, Callable[[CpuState], None]] = {}
+        # What it gave last.
+        self._watched: Mapping[int, Callable[[CpuState], None]] = {}
         # Locations that fprobes want.
         self._wanted: set[int] = set()
         #: Locations whose pad asks us, for whatever reason.
@@ -63,8 +101,9 @@ class Sites:
         added, removed = self._core.take_site_changes()
         self._wanted = (self._wanted | added) - removed
         self._core.take_return_changes()
-        self.watched = self.watches()
-        wanted = self._wanted | set(self.watched)
+        self._watched = self.watches()
+        self.plans = _Plans(self._plan)
+        wanted = self._wanted | set(self._watched)
         if self.task_dead_ip is not None and (self._wanted or len(self._returns)):
             wanted.add(self.task_dead_ip)
         self._recorder.settle()
@@ -88,6 +127,13 @@ class Sites:
         """Remove everything."""
         self._guard.flush()
         self._planter.unplant_all()
+
+    def _plan(self, planted: int) -> SitePlan:
+        ip = self._stubs.ip_of(planted)
+        behind = ip + FENTRY_BYTES if ip == planted else 0
+        ends_task, listener = ip == self.task_dead_ip, self._watched.get(ip)
+        is_ours = ends_task or listener is not None
+        return SitePlan(ip, behind, ends_task, listener, ip in self._guard.ips, is_ours)
 
     # Plant for those who want to be asked and those who record. Where it is both, or not any more, the pad changes.
     def _replant(self, asked: set[int], recorded: set[int], helped: set[int]) -> None:

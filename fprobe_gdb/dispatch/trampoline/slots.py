@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Mapping
 
 from fprobe_gdb.dispatch.trampoline.pads import SLOT_REGISTERS, Action, Field, State
 from fprobe_gdb.dispatch.trampoline.zone import SLOT_BYTES, SLOTS, Zone
+from fprobe_gdb.probe.regs import FRAME_REGISTERS
 from fprobe_gdb.registers import MASK64
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["Posted", "SlotRegisters", "Slots"]
+__all__ = ["FRAME", "Posted", "SlotRegisters", "SlotWords", "Slots"]
 
-_WORDS = struct.Struct(f"<{SLOT_BYTES // 8}Q")
-_POSTED = bytes([State.POSTED])
+# Members of enumerations are slow to look up, and these are needed at each hit.
+_POSTED, _LEAVING, _ANSWERED = int(State.POSTED), int(State.LEAVING), int(State.ANSWERED)
+_POSTED_BYTE = bytes([_POSTED])
+_SLOT_WORDS = SLOT_BYTES // 8
+_TSC, _TAKEN, _SP, _TO, _NEW_RET = (field // 8 for field in (Field.TSC, Field.TAKEN, Field.SP, Field.TO, Field.NEW_RET))
 _FIRST_REGISTER = Field.REGISTERS // 8
-_TSC, _TAKEN = Field.TSC // 8, Field.TAKEN // 8
-
 
 _INDEX = {name: _FIRST_REGISTER + index for index, name in enumerate(SLOT_REGISTERS)}
 _INDEX |= {"sp": Field.SP // 8, "ip": Field.IP // 8, "flags": Field.FLAGS // 8}
+#: Where in the words of a slot the registers are that a handler's regs are made of, just as they want them.
+FRAME = slice(Field.FLAGS // 8, Field.FLAGS // 8 + len(FRAME_REGISTERS))
+assert [_INDEX[name] for name in FRAME_REGISTERS] == list(range(FRAME.start, FRAME.stop))
 
 
 class SlotRegisters(Mapping[str, int]):
-    """The registers of a hit: general ones, ``ip`` and ``flags``. Nothing is done for those that nobody asks for."""
+    """The registers of a hit: general ones, ``ip`` and ``flags``. Nothing is done for those that nobody asks for.
 
-    __slots__ = ("_words",)
+    :param others: registers that are not in the slot, or others than there.
+    """
 
-    def __init__(self, words: tuple[int, ...]) -> None:
+    __slots__ = ("_others", "_words")
+
+    def __init__(self, words: list[int], others: Mapping[str, int]) -> None:
         self._words = words
+        self._others = others
 
     def __getitem__(self, name: str) -> int:
-        return self._words[_INDEX[name]]
+        return self._others[name] if name in self._others else self._words[_INDEX[name]]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_INDEX)
+        return iter({**_INDEX, **self._others})
 
     def __len__(self) -> int:
-        return len(_INDEX)
+        return len({**_INDEX, **self._others})
 
 
 def _word(field: Field, doc: str) -> property:
@@ -45,21 +53,15 @@ def _word(field: Field, doc: str) -> property:
     return property(lambda posted: posted.words[index], doc=doc)
 
 
-class Posted:
-    """A hit that waits for us, in the words that its pad has written."""
+class SlotWords:
+    """What a pad has written about a hit that waits for us."""
 
-    __slots__ = ("slot", "words")
-
-    def __init__(self, slot: int, words: tuple[int, ...]) -> None:
+    def __init__(self, slot: int, words: list[int]) -> None:
         self.slot = slot
         self.words = words
 
     kind = _word(Field.KIND, "A :class:`~.pads.Kind`.")
-    ip = _word(Field.IP, "Entry: the location. Exit: behind the call in the stub.")
-    sp = _word(Field.SP, "The stack pointer when the function was entered, or when it has returned.")
-    ret_ip = _word(Field.RET_IP, "Entry: the word at ``sp``.")
     tsc = _word(Field.TSC, "When it was posted.")
-    task = _word(Field.TASK, "``current``.")
     preempt_count = _word(Field.PREEMPT_COUNT, "The raw per-CPU preempt count of the function.")
     kprobe = _word(Field.KPROBE, "``current_kprobe``.")
     cr3 = _word(Field.CR3, "The page table root.")
@@ -69,7 +71,16 @@ class Posted:
     @property
     def registers(self) -> SlotRegisters:
         """General registers, ``ip`` and ``flags``."""
-        return SlotRegisters(self.words)
+        return SlotRegisters(self.words, {})
+
+
+class Posted(SlotWords):
+    """A hit that waits for us, as its pad sees it."""
+
+    ip = _word(Field.IP, "Entry: the location. Exit: behind the call in the stub.")
+    sp = _word(Field.SP, "The stack pointer when the function was entered, or when it has returned.")
+    ret_ip = _word(Field.RET_IP, "Entry: the word at ``sp``.")
+    task = _word(Field.TASK, "``current``.")
 
 
 class Slots:
@@ -79,67 +90,78 @@ class Slots:
     """
 
     def __init__(self, ram: GuestRam, zone: Zone) -> None:
-        self._ram = ram
-        self._zone = zone
         self._bytes = ram.view
         self._words = ram.words
+        self._find = ram.find
         self._states = ram.offset(zone.physical_of(zone.word(Zone.STATES)))
-        self._slots = ram.offset(zone.physical_of(zone.slots))
+        self._states_end = self._states + SLOTS
+        self._first_word = ram.offset(zone.physical_of(zone.slots)) >> 3
+        # Where to look on, so that no CPU waits for ever because another one is quicker.
+        self._next = self._states
 
     def next_posted(self) -> int | None:
-        """A slot that waits for us, None when there is none."""
-        states = self._bytes[self._states : self._states + SLOTS].tobytes()
-        found = states.find(_POSTED)
-        return found if found >= 0 else None
+        """A slot that waits for us, None when there is none. They take turns."""
+        found = self._find(_POSTED_BYTE, self._next, self._states_end)
+        if found < 0:
+            if self._next == self._states:
+                return None
+            self._next = self._states
+            found = self._find(_POSTED_BYTE, self._states, self._states_end)
+            if found < 0:
+                return None
+        self._next = found + 1
+        return found - self._states
 
     def waiting(self) -> list[int]:
         """All slots that wait for us."""
-        states = self._bytes[self._states : self._states + SLOTS].tobytes()
-        return [slot for slot, state in enumerate(states) if state == State.POSTED]
+        states = self._bytes[self._states : self._states_end].tobytes()
+        return [slot for slot, state in enumerate(states) if state == _POSTED]
 
     def is_posted(self, slot: int) -> bool:
         """Whether this slot waits for us."""
-        return self._bytes[self._states + slot] == State.POSTED
+        return self._bytes[self._states + slot] == _POSTED
 
-    def take(self, slot: int) -> Posted | None:
-        """Begin with a hit: from now on its pad will not give up soon. None when it has just done so."""
-        begin = self._slots + slot * SLOT_BYTES
-        words = _WORDS.unpack_from(self._bytes, begin)
+    def take(self, slot: int) -> list[int] | None:
+        """Begin with a hit: from now on its pad will not give up soon. None when it has just done so.
+
+        :return: the slot's words, by :class:`~.pads.Field`.
+        """
+        first = self._first_word + slot * _SLOT_WORDS
+        words: list[int] = self._words[first : first + _SLOT_WORDS].tolist()
         tsc = words[_TSC]
-        self._words[(begin >> 3) + _TAKEN] = tsc
-        while (state := self._bytes[self._states + slot]) == State.LEAVING:
+        self._words[first + _TAKEN] = tsc
+        while (state := self._bytes[self._states + slot]) == _LEAVING:
             pass
-        if state != State.POSTED or self._words[(begin >> 3) + _TSC] != tsc:
+        if state != _POSTED or self._words[first + _TSC] != tsc:
             return None
-        return Posted(slot, words)
+        return words
 
     def write_registers(self, slot: int, values: Mapping[str, int]) -> None:
         """Set what the pad restores: general registers but ``sp``, and ``flags``."""
+        first = self._first_word + slot * _SLOT_WORDS
         for name, value in values.items():
-            field = Field.FLAGS if name == "flags" else Field.REGISTERS + 8 * SLOT_REGISTERS.index(name)
-            self._write(slot, field, value)
+            self._words[first + _INDEX[name]] = value & MASK64
 
-    def go_on(self, slot: int, *, to: int | None = None, new_ret: int | None = None, sp: int | None = None) -> None:
+    def go_on(self, slot: int, to: int | None = None, new_ret: int | None = None, sp: int | None = None) -> None:
         """Answer: the pad gives everything back and goes on.
 
         :param to: where, if not behind the location (or where the call returns to).
         :param new_ret: what to leave in the return slot.
         :param sp: with which stack pointer, if not the one of the hit.
         """
+        first = self._first_word + slot * _SLOT_WORDS
         if to is not None:
-            self._write(slot, Field.TO, to)
+            self._words[first + _TO] = to
         if new_ret is not None:
-            self._write(slot, Field.NEW_RET, new_ret)
+            self._words[first + _NEW_RET] = new_ret
         if sp is not None:
-            self._write(slot, Field.SP, sp)
-        self._bytes[self._states + slot] = State.ANSWERED
+            self._words[first + _SP] = sp
+        self._bytes[self._states + slot] = _ANSWERED
 
     def call(self, slot: int, function: int, args: Mapping[str, int]) -> None:
         """Answer: the pad calls a guest function, with these registers, and posts the slot again."""
         self.write_registers(slot, args)
-        self._write(slot, Field.FUNCTION, function)
-        self._write(slot, Field.ACTION, Action.CALL)
-        self._bytes[self._states + slot] = State.ANSWERED
-
-    def _write(self, slot: int, field: int, value: int) -> None:
-        self._words[(self._slots + slot * SLOT_BYTES + field) >> 3] = value & MASK64
+        first = self._first_word + slot * _SLOT_WORDS
+        self._words[first + Field.FUNCTION // 8] = function & MASK64
+        self._words[first + Field.ACTION // 8] = Action.CALL
+        self._bytes[self._states + slot] = _ANSWERED

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Set
 
 from fprobe_gdb.dispatch.trampoline.planter import LONGEST_OWN, Planter
-from fprobe_gdb.dispatch.trampoline.slots import Posted
+from fprobe_gdb.dispatch.trampoline.slots import SlotWords
 from fprobe_gdb.dispatch.trampoline.text_filter import TextFilters, cells
 from fprobe_gdb.dispatch.trampoline.zone import Zone
 from fprobe_gdb.errors import MemoryFault
@@ -55,7 +55,7 @@ class TextGuard:
         self._filter = ram.offset(zone.physical_of(zone.word(Zone.FILTER)))
         self._filter_off = ram.offset(zone.physical_of(zone.word(Zone.FILTER_OFF)))
         self._halt = halt
-        self._handlers: dict[int, Callable[[Posted, Registers], int | None]] = {}
+        self._handlers: dict[int, Callable[[SlotWords, Registers], int | None]] = {}
         for names, handler in (
             (_READS, self._read), (_WRITES, self._write), (_QUEUES, self._queue), (_FINISHES, self._finish),
         ):  # fmt: skip
@@ -65,7 +65,7 @@ class TextGuard:
         self.ips = frozenset(self._handlers)
         self._queued: list[tuple[int, bytes]] = []
 
-    def entered(self, ip: int, posted: Posted, registers: Registers) -> int | None:
+    def entered(self, ip: int, posted: SlotWords, registers: Registers) -> int | None:
         """One of these was entered.
 
         :param registers: as handlers have left them.
@@ -89,7 +89,7 @@ class TextGuard:
             self._planter.rewrite(queued)
 
     # copy_from_kernel_nofault(dst, src, size)
-    def _read(self, posted: Posted, registers: Registers) -> int | None:
+    def _read(self, posted: SlotWords, registers: Registers) -> int | None:
         to, addr, size_bytes = registers["di"], registers["si"], registers["dx"]
         if size_bytes > _LONGEST_READ or not self._planter.overlaps(addr, size_bytes):
             return None
@@ -101,7 +101,7 @@ class TextGuard:
         return 0
 
     # text_poke(addr, opcode, len), text_poke_early(...), text_poke_bp(..., emulate)
-    def _write(self, posted: Posted, registers: Registers) -> int | None:
+    def _write(self, posted: SlotWords, registers: Registers) -> int | None:
         poke = self._poke(posted, registers)
         if poke is None:
             return None
@@ -114,19 +114,19 @@ class TextGuard:
         return addr
 
     # text_poke_queue(addr, opcode, len, emulate)
-    def _queue(self, posted: Posted, registers: Registers) -> int | None:
+    def _queue(self, posted: SlotWords, registers: Registers) -> int | None:
         poke = self._poke(posted, registers)
         if poke is None:
             return None
         self._queued.append(poke)
         return 0
 
-    def _finish(self, posted: Posted, registers: Registers) -> None:
+    def _finish(self, posted: SlotWords, registers: Registers) -> None:
         if self._queued:
             self._halt()
             self.flush()
 
-    def _poke(self, posted: Posted, registers: Registers) -> tuple[int, bytes] | None:
+    def _poke(self, posted: SlotWords, registers: Registers) -> tuple[int, bytes] | None:
         addr, size_bytes = registers["di"], registers["dx"]
         if size_bytes > _LONGEST_POKE or not self._planter.overlaps(addr, size_bytes):
             return None

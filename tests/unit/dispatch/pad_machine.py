@@ -122,7 +122,7 @@ class PadMachine:
 
     # Section: running
 
-    def run(self, begin: int, until: int, limit: int = 20_000) -> None:
+    def run(self, begin: int, until: int, limit: int = 200_000) -> None:
         """Run to an address, or so many instructions."""
         self.uc.emu_start(begin, until, count=limit)
         assert self.registers()["ip"] == until, hex(self.registers()["ip"])
@@ -135,6 +135,7 @@ class PadMachine:
         if TEXT <= addr < TEXT + (1 << 20) and addr not in (FUNCTION, FUNCTION + 5, CALLER):
             self.functions.append(addr)
         slot = self.slots.next_posted()
-        if slot is not None and (posted := self.slots.take(slot)):
+        if slot is not None and (words := self.slots.take(slot)):
+            posted = Posted(slot, words)
             self.posted.append(posted)
             self.answer(self, posted)

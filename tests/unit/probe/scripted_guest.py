@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from fprobe_gdb.events import MissReason
-from fprobe_gdb.probe.core import Hit, ProbeCore
+from fprobe_gdb.probe.core import ProbeCore
 from fprobe_gdb.probe.fprobe import Fprobe
+from fprobe_gdb.probe.hit import Hit, KnownHit
 from fprobe_gdb.probe.recursion import Context
 from fprobe_gdb.probe.regs import PtRegs, Side
 from fprobe_gdb.registers import ARGUMENT_REGISTERS, REGISTERS, Registers
@@ -121,7 +122,7 @@ class ScriptedGuest:
         call.vcpu["sp"] = self._sp[call.task, call.context] = call.frame + 8
         self.plant()
         if call.ret_ip in self.returns and self.core.is_exit(call.task, call.frame, call.ret_ip):
-            regs = PtRegs(call.vcpu, Side.EXIT, call.ret_ip, call.ret_ip)
+            regs = PtRegs.of(call.vcpu, Side.EXIT, call.ret_ip, call.ret_ip)
             self.core.exit(self._hit(call, call.ret_ip, regs))
             call.vcpu.update(regs.take_effective_writes())
         self.plant()
@@ -151,14 +152,14 @@ class ScriptedGuest:
         self.plant()
         location = self.kernel.ip(call.name)
         if location in self.sites:
-            regs = PtRegs(call.vcpu, Side.ENTRY, location + 5, call.ret_ip)
+            regs = PtRegs.of(call.vcpu, Side.ENTRY, location + 5, call.ret_ip)
             self.core.entry(self._hit(call, location, regs))
             call.vcpu.update(regs.take_effective_writes())
             call.overridden = regs.overridden
         self.plant()
 
     def _hit(self, call: Call, ip: int, regs: PtRegs) -> Hit:
-        return Hit(
+        return KnownHit(
             ip=ip,
             ret_ip=call.ret_ip,
             frame=call.frame,

@@ -17,7 +17,7 @@ LOCATION_BEHIND, RET_ADDR = 0x9005, 0x7000
 
 
 def regs_at(side: Side) -> PtRegs:
-    return PtRegs(VCPU, side, LOCATION_BEHIND if side is Side.ENTRY else RET_ADDR, RET_ADDR)
+    return PtRegs.of(VCPU, side, LOCATION_BEHIND if side is Side.ENTRY else RET_ADDR, RET_ADDR)
 
 
 @pytest.mark.parametrize("side", Side)

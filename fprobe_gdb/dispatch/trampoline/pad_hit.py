@@ -1,0 +1,94 @@
+"""A hit that a pad has posted. What few handlers ask for is made of its slot's words when somebody asks."""
+
+from __future__ import annotations
+
+from fprobe_gdb.dispatch.cpu_state import CpuState
+from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
+from fprobe_gdb.dispatch.trampoline.pads import Field
+from fprobe_gdb.dispatch.trampoline.slots import Posted, SlotRegisters, SlotWords
+from fprobe_gdb.errors import StateError
+from fprobe_gdb.probe.recursion import IN_INTERRUPT_MASK, Context, context_of
+from fprobe_gdb.probe.regs import PtRegs
+
+__all__ = ["Handled", "PadHit"]
+
+_TASK, _PREEMPT_COUNT = Field.TASK // 8, Field.PREEMPT_COUNT // 8
+_NORMAL = Context.NORMAL
+_STACK_WORD = Field.RET_IP // 8
+
+
+class PadHit(SlotWords):
+    """A :class:`~fprobe_gdb.probe.hit.Hit`, with the slot that has to be answered."""
+
+    # Set when somebody asks.
+    _time_ns: int | None = None
+    _state: CpuState | None = None
+    # Where a function that a handler called has ended on another vCPU.
+    _moved: Posted | None = None
+
+    def __init__(
+        self, slot: int, words: list[int], ip: int, ret_ip: int, frame: int, regs: PtRegs, clock: HitClock
+    ) -> None:
+        self.slot = slot
+        self.words = words
+        self.ip = ip
+        self.ret_ip = ret_ip
+        self.frame = frame
+        self.task = words[_TASK]
+        self.regs = regs
+        count = words[_PREEMPT_COUNT]
+        self.context = context_of(count) if count & IN_INTERRUPT_MASK else _NORMAL
+        self._clock = clock
+
+    @property
+    def kprobe_running(self) -> bool:
+        """See :class:`~fprobe_gdb.probe.hit.Hit`."""
+        return bool(self.kprobe)
+
+    @property
+    def time_ns(self) -> int:
+        """See :class:`~fprobe_gdb.probe.hit.Hit`."""
+        if self._time_ns is None:
+            self._time_ns = self._clock.hit_ns(self.tsc)
+        return self._time_ns
+
+    @property
+    def at(self) -> SlotWords:
+        """Where the task is now: vCPU and page table root."""
+        return self._moved or self
+
+    @property
+    def state(self) -> CpuState:
+        """The vCPU. Handlers run at the location, or at the return address."""
+        if self._state is None:
+            kernel_mode = {"ip": self.ip, "cs": 0x10, "ss": 0x18, "cr3": self.at.cr3}
+            self._state = CpuState(
+                vcpu=self.at.cpu,
+                registers=SlotRegisters(self.words, kernel_mode),
+                task=self.task,
+                preempt_count=self.preempt_count,
+                kprobe_running=self.kprobe_running,
+                stack_word=self.words[_STACK_WORD],
+                code=b"",
+            )
+        return self._state
+
+    def moved(self, at: Posted) -> None:
+        """The task may run on another vCPU now."""
+        self._moved, self._state = at, None
+
+
+class Handled(list[PadHit]):
+    """Hits whose handlers are running: one, and more where a handler calls a function that hits a probe. The innermost
+    is the last.
+    """
+
+    @property
+    def current(self) -> CpuState:
+        """The vCPU of the innermost hit.
+
+        :raise StateError: outside handlers.
+        """
+        if not self:
+            raise StateError("this", "not in a handler", "in a handler")
+        return self[-1].state
