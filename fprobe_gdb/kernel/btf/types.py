@@ -157,11 +157,13 @@ class _Derived(Type):
     def target(self) -> Type:
         """The type that this one is made of.
 
-        :raise BtfError: it does not exist.
+        :raise BtfError: it does not exist, or is none: a variable or a section.
         """
-        if isinstance(self._target, int):
-            return self.table.by_id(self._target)
-        return self._target
+        found = self.table.by_id(self._target) if isinstance(self._target, int) else self._target
+        # So no circle goes through a variable: what follows types has a bound, what asks a variable has none.
+        if isinstance(found, (VarType, DatasecType)) and not isinstance(self, DeclTagType):
+            raise self.table.error(f"type {self.id} is made of {found.id}, which is no type; damaged")
+        return found
 
 
 class PointerType(_Derived):

@@ -123,3 +123,16 @@ def test_a_function_where_a_type_belongs() -> None:
     with pytest.raises(BtfError, match="no prototype"):
         btf.function("f")
     assert btf.names(Kind.FUNC) == {"f"}
+
+
+@pytest.mark.parametrize("through", ["itself", "const", "array"])
+def test_a_variable_made_of_itself_has_no_size(through: str) -> None:
+    b = MadeUpBtf()
+    var = b.next_id + 1
+    if through == "array":
+        b.array(var, 2)
+    else:
+        b.qualified(Kind.CONST, var)
+    b.add(Kind.VAR, "v", var if through == "itself" else 1, 1)
+    with pytest.raises(BtfError, match="no type"):
+        _ = Btf.from_bytes(b.bytes()).by_id(var).size_bytes
