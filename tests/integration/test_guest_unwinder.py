@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from fprobe_gdb import FPROBE_FL_ANY_FUNCTION, Fprobe, Kernel
+from tests.integration.guest_calls import settle
 
 pytestmark = pytest.mark.qemu
 
@@ -79,18 +80,13 @@ def test_text_is_the_guest_s_own_again(k: Kernel) -> None:
     def text() -> list[bytes]:
         return [k.target.read_memory(k.symbols.one(name), 32) for name in functions]
 
-    def settle() -> None:
-        # The guest may have been stopped in a function whose return is hooked. It returns, and then nothing is needed.
-        k.shell("true")
-        k.shell("true")
-
-    settle()
+    settle(k)
     before = text()
     end = hook_returns(k, WRITERS, "call")
     k.shell("true")
     assert all(was != now for was, now in zip(before, text(), strict=True))
     end()
-    settle()
+    settle(k)
     assert text() == before
 
 

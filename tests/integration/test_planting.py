@@ -10,7 +10,7 @@ from emu.machine import Machine
 from fprobe_gdb import FPROBE_FL_ANY_FUNCTION, Fprobe, Kernel
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.errors import SiteEntryCode
-from tests.integration.guest_calls import in_handler
+from tests.integration.guest_calls import in_handler, settle
 from tests.integration.guest_tracer import TRACING, run, tracing
 
 pytestmark = pytest.mark.qemu
@@ -29,6 +29,7 @@ def untouched(guest: Callable[..., Kernel]) -> Iterator[Callable[..., Kernel]]:
 
     def get(kernel: str, **options: object) -> Kernel:
         k = guest(kernel=kernel, dispatch="trampoline", **options)
+        settle(k)
         checks.append((k, text_of(k)))
         return k
 
@@ -36,6 +37,7 @@ def untouched(guest: Callable[..., Kernel]) -> Iterator[Callable[..., Kernel]]:
     for k, before in checks:
         k.unregister_all()
         assert run(k, TROUBLE) == "0\n"
+        settle(k)
         assert text_of(k) == before
 
 
@@ -139,7 +141,7 @@ def test_a_boot_from_its_first_function_on(kernel: str) -> None:
         assert run(k, "dmesg | grep -c 'no W+X pages found'") == "1\n"
         assert run(k, TROUBLE) == "0\n"
         k.unregister_all()
-        run(k, "true")
+        settle(k)
         text, start = text_of(k), k.address("_text")
         ips = [location.ip for location in k.records.records if not location.name.startswith("__ftrace_invalid")]
         assert {text[ip - start : ip - start + 5] for ip in ips} == {NOP}

@@ -6,7 +6,6 @@ The guest has a kprobe event on a function and the trace option ``stacktrace``; 
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 
@@ -214,36 +213,24 @@ def tail(trace: Trace) -> Trace:
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_what_a_trace_costs(guest: Callable[..., Kernel], kernel: str) -> None:
-    """One read for one stack, and little of our own time."""
+def test_a_trace_is_one_read(guest: Callable[..., Kernel], kernel: str) -> None:
+    """A read may be a round trip to the guest, so all of the stack comes in one."""
     k = guest(kernel=kernel)
     unwinder = Unwinder.of(k.knowledge.image, k.knowledge.symbols)
     reads: list[int] = []
-    costs_sec: list[float] = []
-    read_sec = 0.0
     frames = 0
 
     def read(addr: int, size_bytes: int) -> bytes:
-        nonlocal read_sec
-        start = time.perf_counter()
         reads[-1] += 1
-        data = k.read_memory(addr, size_bytes)
-        read_sec += time.perf_counter() - start
-        return data
+        return k.read_memory(addr, size_bytes)
 
     def on_entry(*_args: object) -> None:
-        nonlocal frames, read_sec
-        registers = k.target.registers(k.cpu)
+        nonlocal frames
         reads.append(0)
-        start, read_sec = time.perf_counter(), 0.0
-        frames += len(unwinder.walk(registers, read))
-        costs_sec.append(time.perf_counter() - start - read_sec)
+        frames += len(unwinder.walk(k.target.registers(k.cpu), read))
 
     k.register_fprobe_syms(Fprobe(on_entry), ["unix_dgram_sendmsg"])
     k.shell("workload nested 10")
     assert len(reads) == 40
     assert set(reads) == {1}
-    # The fastest counts: the machine may be busy. Some 10 frames each.
-    best_sec = min(costs_sec)
-    print(f"{frames / len(reads):.1f} frames, {best_sec * 1e6:.0f} us without reading")
-    assert best_sec < 0.002
+    assert frames >= 5 * len(reads)
