@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fprobe_gdb import Kernel
+from fprobe_gdb import EntryData, Fprobe, Kernel, PtRegs
+from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordKind, record_ip
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
@@ -168,6 +169,68 @@ def test_recorded_calls_look_like_handled_ones(guest: Callable[..., Kernel]) -> 
     assert (leave["type"], leave["depth"], leave["pid"]) == ("exit", 1, entry["pid"])
     assert int(leave["result"]) == int(leave["retval"], 16)
     assert 0 < leave["duration_ns"] == pytest.approx(leave["time_ns"] - entry["time_ns"], abs=2)
+
+
+# __x64_sys_readv jumps to do_readv: one return slot for both.
+@pytest.mark.parametrize(
+    ("recorded", "handled"),
+    [
+        (["__x64_sys_readv"], ["do_readv"]),
+        (["do_readv"], ["__x64_sys_readv"]),
+        (["__x64_sys_readv", "do_readv"], ["__x64_sys_readv", "do_readv"]),
+    ],
+    ids=["jumps to a handled one", "is jumped to", "both"],
+)
+@pytest.mark.parametrize("removed_in_flight", [False, True])
+def test_a_return_that_is_recorded_and_handled(
+    recorded_guest: Kernel, recorded: list[str], handled: list[str], removed_in_flight: bool
+) -> None:
+    """Both see the real return address, and each gets each return, though stubs stand for stubs; the reads block."""
+    k = recorded_guest
+    records: list[Record] = []
+    probe = k.record(
+        [k.records.ftrace_location(k.address(name)) for name in recorded],
+        lambda batch: records.extend(probe.form.decode(batch.data)),
+        nr_maxactive=64,
+    )
+    callers: list[int] = []
+    frames: dict[int, list[tuple[int, int]]] = defaultdict(list)
+
+    def on_entry(fp: Fprobe, ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:
+        callers.append(ret_ip)
+        frames[k.task].append((ip, regs.sp))
+        assert k.stack()[1].ip == ret_ip
+        if removed_in_flight and fp.hits == 6 * len(handled):
+            k.stop()
+
+    def on_exit(fp: Fprobe, ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:
+        callers.append(ret_ip)
+        assert frames[k.task].pop() == (ip, regs.sp - 8)
+
+    fp = Fprobe(on_entry, on_exit, nr_maxactive=64)
+    k.register_fprobe_syms(fp, handled)
+    running = k.start("workload pipe 5")
+    done = k.run(timeout_sec=60, until=lambda: running.poll() is not None)
+    assert done is RunEnd.DONE
+    if not removed_in_flight:
+        assert (fp.hits, fp.exits, fp.nmissed, fp.lost) == (10 * len(handled), 10 * len(handled), 0, 0)
+        assert not any(frames.values())
+    else:
+        assert running.poll() is None
+        k.unregister_fprobe(fp)
+        k.stop_recording(probe)
+        probe = k.record(probe.ips, lambda batch: None, nr_maxactive=64)
+        assert k.run(timeout_sec=60, until=lambda: running.poll() is not None) is RunEnd.DONE
+    result = running.poll()
+    assert result is not None
+    assert result.status == 0, result.text
+    k.stop_recording(probe)
+    calls = [record for record in records if record.kind is not RecordKind.TASK_DEAD]
+    assert {k.symbolize(ret_ip).split("+")[0] for ret_ip in callers} == {"do_syscall_64"}
+    assert {k.symbolize(record.ret_ip).split("+")[0] for record in calls} == {"do_syscall_64"}
+    if not removed_in_flight:
+        kinds = Counter(record.kind for record in calls)
+        assert (kinds[RecordKind.ENTRY], kinds[RecordKind.EXIT]) == (10 * len(recorded), 10 * len(recorded))
 
 
 @pytest.mark.slow

@@ -227,15 +227,16 @@ class TrampolineDispatch:
 
     def withdraw(self) -> None:
         """Take everything out of the stopped guest: sites get their bytes back, return slots their addresses."""
-        self.recorder.withdraw()
         self._sites.clear()
+        # Before those of record mode: their stubs may be what comes to light.
         for call in self.returns.all():
             stub = self.zone.stub(call.node).to_bytes(8, "little")
             with contextlib.suppress(MemoryFault):
                 # The stack of a task that is gone may be, too.
                 if self.ram.read(self.kernel_cr3, call.frame, 8) == stub:
-                    self.ram.write(self.kernel_cr3, call.frame, call.ret_addr.to_bytes(8, "little"))
+                    self.ram.write(self.kernel_cr3, call.frame, call.slot_word.to_bytes(8, "little"))
             self.returns.free(call)
+        self.recorder.withdraw()
 
     def close(self) -> None:
         """Let go of the guest's memory. May be called twice."""

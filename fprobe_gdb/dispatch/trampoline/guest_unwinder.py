@@ -24,6 +24,10 @@ _TEXT_ADDRESS = "__kernel_text_address"
 #: What the guest's unwinder asks. The locations lie behind a fentry instruction, which is left to others.
 UNWINDER = (_RET_ADDR, _TEXT_ADDRESS)
 
+#: So many stubs of one return address are looked through: a function that is recorded and handled, or that jumps to one
+#: that is, has more than one. What an unwinder finds in a stack may be old, and old nodes may stand for each other.
+MAX_STUBS = 8
+
 _NODE_SHIFT = (NODE_BYTES // STUB_BYTES).bit_length() - 1
 assert STUB_BYTES << _NODE_SHIFT == NODE_BYTES
 
@@ -43,11 +47,15 @@ class UnwinderPads:
         """Assemble them from an address on."""
         asm = Asm(start)
         asm.label("ret_addr")
+        asm.movl_imm("ax", MAX_STUBS)
+        asm.label("next_stub")
         _to_offset(asm, zone, "dx", "others")
         asm.shl_imm("r11", _NODE_SHIFT)
         asm.lea("r10", rip(zone.nodes))
         # Its first word, with the host's nodes and with those of pads.
         asm.mov("dx", at("r10", 0, "r11"))
+        asm.decl("ax")
+        asm.jcc("ne", "next_stub")
         asm.label("others")
         asm.ret()
         asm.label("text_address")

@@ -94,8 +94,7 @@ class Hits:
     def _entry(self, slot: int, words: list[int]) -> None:
         plan = self._sites.plans[words[_IP]]
         ip, frame, slot_word = plan.ip, words[_SP], words[_RET_IP]
-        hooked = self._returns.find(slot_word)
-        ret_ip = hooked.ret_addr if hooked else slot_word
+        hooked, ret_ip = self._returns.look_through(slot_word)
         behind = plan.behind or ip + skip_length(self._planter.own(ip))
         registers: list[Any] = words[FRAME]
         regs = PtRegs(registers, _ENTRY_SIDE, behind, ret_ip)
@@ -115,7 +114,7 @@ class Hits:
 
     def _hook(self, hit: PadHit) -> int | None:
         if self._returns.left:
-            return self._returns.hook(hit.ret_ip, hit.frame, hit.task)
+            return self._returns.hook(hit.words[_RET_IP], hit.ret_ip, hit.frame, hit.task)
         # Calls inside the handler have taken the last ones.
         self._core.drop_call(hit.task, hit.frame, hit.ret_ip)
         return None
@@ -163,7 +162,7 @@ class Hits:
         self._give(self._core.exit, hit)
         writes = None if registers[WRITTEN] is None else regs.take_effective_writes()
         self._returns.free(call)
-        self._finish(hit, ret_addr, None, writes)
+        self._finish(hit, call.slot_word, None, writes)
 
     # Let the core call the handlers of a hit. What they raise is kept for run(), the first one wins.
     def _give(self, feed: Callable[[Hit], _T], hit: PadHit) -> _T | None:

@@ -22,6 +22,8 @@ class HookedCall:
     """A call whose return address is a stub."""
 
     node: int
+    #: What was in the return slot: the return address, or the stub of a node of record mode that stands for it.
+    slot_word: int
     #: Where it returns to in truth.
     ret_addr: int
     #: Address of the return slot.
@@ -44,14 +46,18 @@ class Returns:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def hook(self, ret_addr: int, frame: int, task: int) -> int:
-        """Take a node for a call. Returns the stub's address, which has to go into the return slot."""
+    def hook(self, slot_word: int, ret_addr: int, frame: int, task: int) -> int:
+        """Take a node for a call. Returns the stub's address, which has to go into the return slot.
+
+        :param slot_word: what is there now.
+        :param ret_addr: what :meth:`look_through` says of it.
+        """
         if stale := self._by_frame.get(frame):
             # The call that had this frame was cut off and never returned.
             self.free(stale)
-        call = HookedCall(self.left.pop(), ret_addr, frame, task)
+        call = HookedCall(self.left.pop(), slot_word, ret_addr, frame, task)
         first = self._nodes + call.node * _NODE_WORDS
-        self._words[first + _RET_ADDR] = ret_addr
+        self._words[first + _RET_ADDR] = slot_word
         self._words[first + _ENDED] = 0
         self._calls[call.node] = self._by_frame[frame] = call
         return self._stubs + call.node * STUB_BYTES
@@ -62,6 +68,20 @@ class Returns:
             return None
         node, rest = divmod(addr - self._stubs, STUB_BYTES)
         return None if rest else self._calls.get(node)
+
+    def look_through(self, slot_word: int) -> tuple[HookedCall | None, int]:
+        """The call of ours that a word in a return slot stands for, if any, and the return address in truth.
+
+        A function that is recorded as well, or that a recorded one has jumped to, finds the stub of a node of record
+        mode, behind which ours may be. Its call must be in flight: else nothing is known of the node.
+        """
+        addr = slot_word
+        while self._stubs <= addr < self._stubs_end:
+            call = self.find(addr)
+            if call is not None:
+                return call, call.ret_addr
+            addr = self._words[self._nodes + (addr - self._stubs) // STUB_BYTES * _NODE_WORDS + _RET_ADDR]
+        return None, addr
 
     def free(self, call: HookedCall) -> None:
         """Give a node back."""

@@ -97,7 +97,7 @@ def test_a_return_goes_through_its_stub_and_back() -> None:
 
     def answer(machine: PadMachine, posted: Posted) -> None:
         if posted.kind == Kind.ENTRY:
-            stubs.append(machine.returns.hook(posted.ret_ip, posted.sp, posted.task))
+            stubs.append(machine.returns.hook(posted.ret_ip, posted.ret_ip, posted.sp, posted.task))
             machine.slots.go_on(posted.slot, new_ret=stubs[0])
         else:
             call = machine.returns.find(posted.ip - 5)
@@ -155,7 +155,7 @@ def test_a_host_that_is_away_is_not_asked() -> None:
     assert machine.word(Zone.LOST_ENTRIES) == 1
     assert machine.word(Zone.LOST_LOG) == BEHIND
     # A call in flight returns all the same.
-    stub = machine.returns.hook(CALLER, before["sp"], 1)
+    stub = machine.returns.hook(CALLER, CALLER, before["sp"], 1)
     machine.uc.mem_write(before["sp"], stub.to_bytes(8, "little"))
     machine.run(BEHIND, CALLER)
     assert machine.registers() == before | {"ip": CALLER, "sp": before["sp"] + 8}
@@ -196,7 +196,7 @@ def test_a_return_that_nobody_takes() -> None:
     machine = PadMachine(never)
     unclaimed(machine)
     before = machine.scramble(10)
-    stub = machine.returns.hook(CALLER, before["sp"], 1)
+    stub = machine.returns.hook(CALLER, CALLER, before["sp"], 1)
     machine.uc.mem_write(before["sp"], stub.to_bytes(8, "little"))
     machine.run(BEHIND, CALLER)
     assert machine.registers() == before | {"ip": CALLER, "sp": before["sp"] + 8}
