@@ -52,8 +52,7 @@ class _Request:
     def recordable(self) -> bool:
         """Whether all that is asked for can be had without handlers."""
         with_handlers = self.questions or self.what.lines or self.what.selection.waits or self.form.stack
-        # Early in boot nobody knows how fast the counter runs that records have their times from.
-        return not (with_handlers or self.form.format == "ftrace" or self.from_boot)
+        return not (with_handlers or self.form.format == "ftrace")
 
     # Compile the questions for a kernel, at the addresses that its records have.
     def judge(self, knowledge: KernelKnowledge, records: ImageRecords) -> Judge | None:
@@ -188,7 +187,7 @@ def _request(command: str, values: dict[str, Any]) -> _Request:
     if request.record and not request.recordable:
         raise click.UsageError(
             "--record knows calls of --include alone: no events, --filter, --errors, --min-duration, --hist, "
-            "--count-by, --stack, -f ftrace or --from-boot; leave it out, and handlers serve them"
+            "--count-by, --stack or -f ftrace; leave it out, and handlers serve them"
         )
     return request
 

@@ -70,7 +70,7 @@ from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.selection import Selection
 from fprobe_gdb.session.sigint import deferred_sigint
-from fprobe_gdb.session.trampolines import kernel_cr3, location_of, open_trampolines, percpu_offsets, tsc_khz
+from fprobe_gdb.session.trampolines import kernel_cr3, location_of, open_trampolines, percpu_offsets
 from fprobe_gdb.session.view import GuestView
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
 from images.progress import Report
@@ -469,10 +469,24 @@ class Kernel(GuestView):
         assert isinstance(self._dispatch, TrampolineDispatch)
         return self._dispatch.recorded_ip(ip)
 
-    def record_times(self, newest_tsc: int) -> TscClock:
-        """Guest time of records, given the newest ``tsc`` of those that have just been taken."""
+    def record_times(self, newest_tsc: int) -> TscClock | None:
+        """Guest time of records, given the newest ``tsc`` of those that have just been taken.
+
+        None early in boot: the guest has not measured its counter yet.
+        """
         assert isinstance(self._dispatch, TrampolineDispatch)
         return self._dispatch.record_times(newest_tsc)
+
+    @property
+    def tsc_khz(self) -> int:
+        """How many counts a millisecond of records' time stamps has, by the guest's measurement; 0 early in boot."""
+        assert isinstance(self._dispatch, TrampolineDispatch)
+        return self._dispatch.tsc_khz
+
+    def estimated_times(self, oldest_tsc: int, newest_tsc: int) -> TscClock:
+        """The same for a guest that never came to measure it, by the host's clock."""
+        assert isinstance(self._dispatch, TrampolineDispatch)
+        return self._dispatch.estimated_times(oldest_tsc, newest_tsc)
 
     def _task_names(self) -> TaskNames | None:
         if not self.has_types:
@@ -571,7 +585,7 @@ class Kernel(GuestView):
             return
         if isinstance(self._dispatch, TrampolineDispatch):
             ram, cr3 = self._dispatch.ram, self._dispatch.kernel_cr3
-            self._dispatch.settle(kernel_cr3(ram, cr3, self.symbols), tsc_khz(ram, cr3, self.symbols))
+            self._dispatch.settle(kernel_cr3(ram, cr3, self.symbols))
             return
         if self._core.fprobes:
             if asked == "trampoline":

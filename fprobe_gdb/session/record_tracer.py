@@ -57,6 +57,8 @@ class RecordTracer:
         self._counted: Counter[int] = Counter()
         self._durations: dict[int, Durations] = {}
         self._in_flight = CallsInFlight()
+        # Of the time in which the guest has not measured its counter.
+        self._early: list[Record] = []
         # Values are made long after the hit: what pointers point to has changed.
         self._memory = GuestMemory(_no_memory, lambda: 0)
         self._typed = k.has_types
@@ -104,6 +106,8 @@ class RecordTracer:
         """Write what is left of the command's output, what was lost, and the summary."""
         if self._probe:
             self._k.stop_recording(self._probe)
+        if self._early:
+            self._show_all(self._early, self._k.estimated_times(self._early[0].tsc, self._early[-1].tsc))
         if self._line:
             self._console(self._line, "command")
             self._line = ""
@@ -126,7 +130,7 @@ class RecordTracer:
             if self._quiet:
                 self._count(batch)
             else:
-                self._show_all(batch)
+                self._take(self.probe.form.decode(batch.data))
         finally:
             self._host_ns += time.monotonic_ns() - started_ns
 
@@ -151,7 +155,7 @@ class RecordTracer:
     def _add_counted(self) -> None:
         if not self._counted:
             return
-        khz = self._k.record_times(0).khz
+        khz = self._k.tsc_khz
         counters: dict[str, CallCounters] = {}
         for word, count in self._counted.items():
             of = counters.setdefault(self._name(record_ip(word)), CallCounters())
@@ -164,13 +168,22 @@ class RecordTracer:
                     of.missed += count
         durations: dict[str, Durations] = {}
         for word, counts in self._durations.items():
-            durations.setdefault(self._name(record_ip(word)), Durations()).merge(counts.scaled(1_000_000, khz))
+            if khz:
+                durations.setdefault(self._name(record_ip(word)), Durations()).merge(counts.scaled(1_000_000, khz))
         for func, of in counters.items():
             self._summary.add(func, of, durations.get(func))
 
-    def _show_all(self, batch: Batch) -> None:
-        records = self.probe.form.decode(batch.data)
+    def _take(self, records: Sequence[Record]) -> None:
         clock = self._k.record_times(records[-1].tsc)
+        if clock is None:
+            self._early += records
+            return
+        if self._early:
+            early, self._early = self._early, []
+            self._show_all(early, clock)
+        self._show_all(records, clock)
+
+    def _show_all(self, records: Sequence[Record], clock: TscClock) -> None:
         for record in records:
             if self.full:
                 return

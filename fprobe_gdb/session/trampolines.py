@@ -23,7 +23,7 @@ from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["kernel_cr3", "location_of", "open_trampolines", "percpu_offsets", "tsc_khz"]
+__all__ = ["kernel_cr3", "location_of", "open_trampolines", "percpu_offsets"]
 
 
 def open_trampolines(
@@ -68,7 +68,7 @@ def open_trampolines(
         ),
         guarded={name: ip for name in GUARDED if (ip := location_of(records, name))},
         unwinder={name: ip for name in UNWINDER if (ip := _behind_location(records, name))},
-        tsc_khz=tsc_khz(ram, cr3, symbols),
+        read_khz=lambda cr3: _tsc_khz(ram, cr3, symbols),
         answer_sec=answer_sec,
         text=symbols.one("_stext"),
     )
@@ -111,8 +111,8 @@ def kernel_cr3(ram: GuestRam, cr3: int, symbols: SymbolTable) -> int:
     return cr3
 
 
-def tsc_khz(ram: GuestRam, cr3: int, symbols: SymbolTable) -> int:
-    """How fast the guest has found its time stamp counter to run; 0 before it has."""
+# How fast the guest has found its time stamp counter to run; 0 before it has.
+def _tsc_khz(ram: GuestRam, cr3: int, symbols: SymbolTable) -> int:
     for addr in symbols.addresses("tsc_khz"):
         with contextlib.suppress(MemoryFault):
             return int.from_bytes(ram.read(cr3, addr, 4), "little")

@@ -233,6 +233,31 @@ def test_a_return_that_is_recorded_and_handled(
         assert (kinds[RecordKind.ENTRY], kinds[RecordKind.EXIT]) == (10 * len(recorded), 10 * len(recorded))
 
 
+def test_a_boot_is_recorded() -> None:
+    """From the kernel's first functions on, long before it knows what time it is; and as the kernel itself lists it."""
+    stream = io.StringIO()
+    cmdline = ("initcall_debug", "log_buf_len=4M")
+    with Kernel.boot(kernel="6.12", backend="rsp", dispatch="trampoline", smp=2, wait=False, cmdline=cmdline) as k:
+        tracer = RecordTracer(k, JsonlSink(stream), block=True)
+        names = ("start_kernel", "setup_arch", "setup_per_cpu_areas", "do_one_initcall", "start_secondary")
+        ips = {name: k.records.ftrace_location(k.address(name)) for name in names}
+        tracer.register([ip for ip in ips.values() if ip])
+        assert k.wait_boot()
+        told = [int(run(k, f"dmesg | grep -c '{text}'")) for text in ("initcall .* returned", "calling .* @ 0$")]
+        tracer.finish("booted", None)
+    events = [event for event in map(json.loads, stream.getvalue().splitlines()) if event["type"] in ("entry", "exit")]
+    first = [(event["type"], event["func"]) for event in events[:5]]
+    setup = [(what, func) for func in ("setup_arch", "setup_per_cpu_areas") for what in ("entry", "exit")]
+    assert first == [("entry", "start_kernel"), *setup]
+    times = [event["time_ns"] for event in events]
+    assert times == sorted(times)
+    assert times[0] > 0
+    calls = Counter((event["type"], event["func"]) for event in events)
+    assert calls["entry", "do_one_initcall"] == calls["exit", "do_one_initcall"] == told[0] - told[1] > 400
+    probe = tracer.probe
+    assert (probe.hits, probe.nmissed, probe.lost) == (sum(what == "entry" for what, _ in calls.elements()), 0, 0)
+
+
 @pytest.mark.slow
 def test_ten_million_records(guest: Callable[..., Kernel]) -> None:
     """Every call of ten million, from both CPUs at once, while all functions of the scheduler are recorded as well."""

@@ -61,7 +61,7 @@ class TrampolineDispatch:
     :param zone: mapped, and not used by anybody else.
     :param doorbell: what the guest's writes to the doorbell port come out of.
     :param kernel_cr3: physical address of a page table root that stays and maps the kernel.
-    :param tsc_khz: how fast the time stamp counter runs; 0 where that is not known yet.
+    :param read_khz: how fast the time stamp counter runs, given a page table root; 0 as long as that is not known.
     :param make_planner: given how to read the kernel's memory, and the pad.
     :param guarded: locations of :data:`.text_guard.GUARDED`.
     :param unwinder: locations of :data:`.guest_unwinder.UNWINDER`.
@@ -84,7 +84,7 @@ class TrampolineDispatch:
         make_planner: Callable[[Read, int], Planner],
         guarded: Mapping[str, int],
         unwinder: Mapping[str, int],
-        tsc_khz: int,
+        read_khz: Callable[[int], int],
         text: int = 0,
         task_dead_ip: int | None = None,
         answer_sec: float = DEFAULT_ANSWER_SEC,
@@ -94,10 +94,10 @@ class TrampolineDispatch:
         self.ram = ram
         self.zone = zone
         self.clock = GuestClock(target)
-        self._time = HitClock(self.clock, tsc_khz)
-        self.pads: CallPads = call_pads(zone, offsets, cpu_number)
         #: See the parameter.
         self.kernel_cr3 = kernel_cr3
+        self._time = HitClock(self.clock, lambda: read_khz(self.kernel_cr3))
+        self.pads: CallPads = call_pads(zone, offsets, cpu_number)
         self._filters = TextFilters.make(zone, self.pads.entry)
         pads = filtered(self._filters, guarded)
         self.recorder = Recorder(
@@ -162,14 +162,14 @@ class TrampolineDispatch:
     def _set_bound(self) -> None:
         self._words[Zone.BOUND_TSC] = self._answer_ns * (self._time.tsc.khz or _FASTEST_KHZ) // 1_000_000
 
-    def settle(self, kernel_cr3: int, tsc_khz: int) -> None:
+    def settle(self, kernel_cr3: int) -> None:
         """The guest has booted with us in it and is stopped: what can only be known now, and better ways to plant.
 
-        :param kernel_cr3, tsc_khz: as for a dispatch of a guest that is up.
+        :param kernel_cr3: as for a dispatch of a guest that is up.
         """
-        self.kernel_cr3, self._time.tsc.khz = kernel_cr3, tsc_khz
+        self.kernel_cr3 = kernel_cr3
+        self._time.settle()
         self._set_bound()
-        self._time.tsc.forget()
         self.planner.may_move = True
         slow = list(self.planter.slow)
         self.planter.unplant(slow)
@@ -280,9 +280,18 @@ class TrampolineDispatch:
         else:
             self.recorder.count_lost(probe)
 
-    def record_times(self, newest_tsc: int) -> TscClock:
+    def record_times(self, newest_tsc: int) -> TscClock | None:
         """See :meth:`.hit_clock.HitClock.records`."""
         return self._time.records(newest_tsc)
+
+    @property
+    def tsc_khz(self) -> int:
+        """See :attr:`.hit_clock.HitClock.tsc_khz`."""
+        return self._time.tsc_khz
+
+    def estimated_times(self, oldest_tsc: int, newest_tsc: int) -> TscClock:
+        """See :meth:`.hit_clock.HitClock.estimate`."""
+        return self._time.estimate(oldest_tsc, newest_tsc)
 
     @property
     def waiting(self) -> list[int]:

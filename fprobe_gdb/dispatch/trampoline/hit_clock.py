@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 from fprobe_gdb.dispatch.clock import GuestClock
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
@@ -19,12 +20,18 @@ class HitClock:
     """The clocks of one guest.
 
     :param stopped: guest time of the stopped guest.
-    :param tsc_khz: how fast the time stamp counter runs; 0 where that is not known yet.
+    :param read_khz: how fast the time stamp counter runs; 0 as long as the guest does not know. It may run.
     """
 
-    def __init__(self, stopped: GuestClock, tsc_khz: int) -> None:
+    def __init__(self, stopped: GuestClock, read_khz: Callable[[], int]) -> None:
         self.stopped = stopped
-        self.tsc = TscClock(tsc_khz)
+        self._read_khz = read_khz
+        self.tsc = TscClock(read_khz())
+        # For records: the same counter, against guest time as it was when the first ones were taken.
+        self._record_clock = TscClock(0)
+        self._newest_tsc = 0
+        # Guest time of the first resume.
+        self._began_ns: int | None = None
         # Guest time and host time of the last resume, or only guest time, of the last stop.
         self._resumed: tuple[int, int | None] = (0, None)
         self._waited_ns: dict[int, int] = defaultdict(int)
@@ -35,7 +42,9 @@ class HitClock:
 
     def resuming(self) -> None:
         """The stopped guest is about to run."""
-        self._resumed = (max(self.stopped.now_ns(), self.stopped.last_ns), time.monotonic_ns())
+        self._resumed = now_ns, _ = (max(self.stopped.now_ns(), self.stopped.last_ns), time.monotonic_ns())
+        if self._began_ns is None:
+            self._began_ns = now_ns
         # Where the counter stands against guest time is only known by waiting for a hit.
         self.anchored = False
         self.tsc.forget()
@@ -68,12 +77,45 @@ class HitClock:
         stopped.last_ns = time_ns = self.tsc.time_ns(tsc)
         return time_ns
 
-    def records(self, newest_tsc: int) -> TscClock:
-        """What makes guest time of counter values of records that were just taken, given the newest of them."""
-        if not self.tsc.anchored:
-            self.tsc.anchor(newest_tsc, self.now_ns())
-        self.stopped.last_ns = max(self.stopped.last_ns, self.tsc.at_ns(newest_tsc))
-        return self.tsc
+    def settle(self) -> None:
+        """The guest is up and has measured its counter for good."""
+        self.tsc.khz = self._read_khz()
+        self.tsc.forget()
+
+    def records(self, newest_tsc: int) -> TscClock | None:
+        """What makes guest time of counter values of records that were just taken, given the newest of them.
+
+        None early in boot, as long as the guest has not measured its counter.
+        """
+        clock, khz = self._record_clock, self.tsc_khz
+        if not khz:
+            return None
+        if clock.khz != khz:
+            # Records are read late, now sooner and now later: no second look at the host's clock, with which times
+            # could go back. What the guest measures anew holds from the newest record on.
+            if clock.khz:
+                clock.anchor(self._newest_tsc, clock.at_ns(self._newest_tsc))
+            else:
+                clock.anchor(newest_tsc, self.now_ns())
+            clock.khz = khz
+        self._newest_tsc = newest_tsc
+        self.stopped.last_ns = max(self.stopped.last_ns, clock.at_ns(newest_tsc))
+        return clock
+
+    @property
+    def tsc_khz(self) -> int:
+        """How fast the counter runs; 0 early in boot. The guest may run."""
+        if not self.tsc.khz:
+            self.tsc.khz = self._read_khz()
+        return self.tsc.khz
+
+    def estimate(self, oldest_tsc: int, newest_tsc: int) -> TscClock:
+        """The same for a guest that is gone before it has measured its counter, given the first record there was."""
+        now_ns = self.now_ns()
+        passed_ns = now_ns - (self._began_ns or 0)
+        clock = TscClock(max(1, (newest_tsc - oldest_tsc) * 1_000_000 // max(1, passed_ns)))
+        clock.anchor(newest_tsc, now_ns)
+        return clock
 
     def answered(self, task: int, tsc: int) -> None:
         """A task that was posted at a counter value has waited until now."""

@@ -42,7 +42,6 @@ def run(*argv: str) -> int:
         (["trace", "-i", "x", "-f", "ftrace", "--graph", "--entry-only", "--", "true"], "--graph draws calls"),
         (["trace", "-i", "vfs_read", "--stack=0", "--", "true"], "--stack"),
         (["trace", "-i", "vfs_read", "--stack", "8", "--", "true"], "what is '8'?"),
-        (["trace", "-i", "x", "--record", "--from-boot", "--", "true"], "--record knows calls of --include alone"),
         (
             ["trace", "-i", "x", "--record", "--filter", "count", "--", "true"],
             "--record knows calls of --include alone",
