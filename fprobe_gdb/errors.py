@@ -475,6 +475,14 @@ class GuestCallError(FprobeGdbError):
     """A guest function that a handler called could not be run, or did not come back."""
 
 
+class TracepointError(UsageError):
+    """A tracepoint of the guest cannot be switched on or off."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"tracepoint {name!r} cannot be switched on: {why}")
+        self.name = name
+
+
 class GuestPanic(FprobeGdbError):
     """The guest's kernel panicked."""
 

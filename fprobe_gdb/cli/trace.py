@@ -114,7 +114,8 @@ def trace(command: tuple[str, ...], dry_run: bool, **values: Any) -> int:
 
     Patterns are those of register_fprobe(): * ? [a-z] [!a-z] and backslash. 'FUNC [MODULE]' and 'FUNC:mod:MODULE' are
     for functions of a module, which may be loaded later; FUNC may be left out. An EVENT is a definition as tracefs'
-    dynamic_events takes it (f[:[GROUP/]NAME] FUNCTION[%return] [ARGUMENT]...), quoted as one word.
+    dynamic_events takes it (f[:[GROUP/]NAME] FUNCTION[%return] [ARGUMENT]..., or t[:[GROUP/]NAME] TRACEPOINT
+    [ARGUMENT]... where the kernel is 6.5 or later), quoted as one word.
     """
     options = boot_options(values)
     if not command:
@@ -126,7 +127,10 @@ def trace(command: tuple[str, ...], dry_run: bool, **values: Any) -> int:
         knowledge = KernelKnowledge.load(path)
         records = ImageRecords(knowledge, boot=request.from_boot)
         # What is wrong with a definition or an expression is told before anything boots.
-        ips = request.what.locations(records, request.what.definitions_in_image(knowledge, records))
+        definitions = request.what.definitions_in_image(knowledge, records)
+        if request.from_boot and any(it.is_tracepoint for it in definitions):
+            raise click.UsageError("--from-boot cannot have t: events: the guest has to be up to switch tracepoints on")
+        ips = request.what.locations(records, definitions)
         if options.dispatch == "breakpoint":
             options.check_sites(len(ips))
         request.judge(knowledge, records)
@@ -170,6 +174,8 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
             tracefs=request.form.format == "ftrace",
         )
         definitions = request.what.definitions(k)
+        # At the gate the guest's shell is busy.
+        k.tracepoints.switch_on(it.symbol for it in definitions if it.is_tracepoint)
         _follow(k, tracer, request, lambda: tracer.register(ips, definitions, request.what.selection))
 
 

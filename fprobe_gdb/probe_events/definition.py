@@ -26,6 +26,9 @@ __all__ = ["EventDefinition", "parse_definition"]
 
 _FPROBE_GROUP, _TRACEPOINT_GROUP = "fprobes", "tracepoints"
 _RETURN = "%return"
+# An empty function that exists for nothing but being registered with its tracepoint, and then probed
+# (include/linux/tracepoint.h, Linux 6.5 and later).
+_TRACEPOINT_STUB = "__probestub_{}"
 #: RETHOOK_MAXACTIVE_MAX.
 _MAX_MAXACTIVE = 4096
 _MAX_NUMBER_CHARS = 63
@@ -53,6 +56,11 @@ class EventDefinition:
     entry_args: tuple[int, ...]
     #: The words that it was defined by.
     words: tuple[str, ...]
+
+    @property
+    def function(self) -> str:
+        """What to give ``register_fprobe()``: :attr:`symbol`, or the function that stands for the tracepoint."""
+        return _TRACEPOINT_STUB.format(self.symbol) if self.is_tracepoint else self.symbol
 
     def __str__(self) -> str:
         """As ``dynamic_events`` shows it."""
@@ -128,7 +136,7 @@ def _target(words: Sequence[str], is_tracepoint: bool, log: ErrorLog) -> tuple[s
 def _probe_point(catalog: ProbeCatalog, log: ErrorLog, symbol: str, is_return: bool, is_tracepoint: bool) -> ProbePoint:
     if not is_tracepoint:
         return ProbePoint(catalog, log, symbol, is_return=is_return)
-    stubs = (f"__probestub_{symbol}", f"__traceiter_{symbol}")
+    stubs = (_TRACEPOINT_STUB.format(symbol), f"__traceiter_{symbol}")
     # A tracepoint that is not there may be a module's; the kernel then looks for a function of that name.
     function = next((stub for stub in stubs if catalog.addresses(stub)), symbol)
     return ProbePoint(catalog, log, function, is_return=False, hidden_params=1)

@@ -104,7 +104,7 @@ class ProbeEventError(FprobeGdbError):
 
 
 class TracepointRefused(ProbeEventError):
-    """A correct ``t:`` definition, which cannot be served from outside the kernel."""
+    """A correct ``t:`` definition, for a kernel that has no such tracepoint, or no function to probe in its place."""
 
 
 class ErrorLog:

@@ -46,7 +46,7 @@ class ProbeEvents:
         :return: the new definition; None for a line that is empty, a comment, or removes.
         :raise ProbeEventError: the kernel would refuse the line; nothing has changed. Where that says no more
             than "Failed to register", the exception's cause tells why, and names close to the function's.
-        :raise TracepointRefused: a correct ``t:`` definition.
+        :raise TracepointRefused: a correct ``t:`` definition for a kernel whose tracepoints cannot be probed.
         """
         words = _words(line)
         if not words:
@@ -77,9 +77,10 @@ class ProbeEvents:
         log.index = 1
         definition = self._resolved(definition, log)
         if definition.is_tracepoint:
-            parts = (f"__{part}_{definition.symbol}" for part in ("tracepoint", "traceiter", "probestub"))
-            raise _refusal(definition, log, any(map(self._catalog.addresses, parts)))
-        refusal = self._catalog.refusal(definition.symbol)
+            parts = (f"__{part}_{definition.symbol}" for part in ("tracepoint", "traceiter"))
+            if not self._catalog.addresses(definition.function):
+                raise _refusal(definition, log, any(map(self._catalog.addresses, parts)))
+        refusal = self._catalog.refusal(definition.function)
         if refusal is not None:
             raise log.error(0, "FAIL_REG_PROBE") from refusal
         return definition
@@ -165,19 +166,14 @@ def _is_meant(it: EventDefinition, group: str | None, event: str, rest: Sequence
     return not rest or (rest[0] == it.symbol and list(rest[1:]) == shown[: len(rest) - 1])
 
 
-# While a tracepoint is off, its call sites are NOPs that jump over the code which would make its arguments, and neither
-# __traceiter_NAME nor __probestub_NAME is called. On with one probe, its static call goes straight to that probe; only
-# with several to __traceiter_NAME. Switching it on takes a static key, all call sites, a static call and an array of
-# probes, which the kernel frees and makes anew whenever somebody comes or goes: an array of ours would be freed by it
-# (include/linux/tracepoint.h, kernel/tracepoint.c; Linux 6.12).
+# Without a probe of its own a tracepoint calls nothing: its call sites jump over the code that would make its
+# arguments. Since Linux 6.5 there is a function to register and to probe, as the kernel's own "t:" events do it.
 def _refusal(definition: EventDefinition, log: ErrorLog, exists: bool) -> TracepointRefused:
     name = definition.symbol
     if exists:
         why = (
-            f"tracepoint {name!r} cannot be probed from outside: while the kernel has it switched off, its call sites"
-            f" are NOPs that make no argument, and neither __traceiter_{name}() nor __probestub_{name}() runs;"
-            " switching it on means to write its static key and its list of probes, which only the kernel itself can"
-            " do safely; probe the function around it with 'f', or use the guest's own tracefs"
+            f"tracepoint {name!r} cannot be probed: this kernel has no {definition.function}() to hang on it, as Linux"
+            " 6.5 and later have; probe the function around it with 'f', or use the guest's own tracefs"
         )
     else:
         why = f"this kernel has no tracepoint {name!r}; modules, which may bring it later, are not known here"

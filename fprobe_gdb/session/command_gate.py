@@ -12,12 +12,10 @@ from emu.deadline import Deadline
 from emu.errors import CommandTimeout
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.probe.fprobe import FPROBE_FL_ANY_FUNCTION, Fprobe
+from fprobe_gdb.session.errand import GATE
 from fprobe_gdb.session.guest import Kernel
 
-__all__ = ["GATE", "start_at_gate"]
-
-#: The function at the gate: an address of its own in every x86_64 kernel since 4.17 (arch/x86/entry/syscall_64.c).
-GATE = "__x64_sys_setsid"
+__all__ = ["start_at_gate"]
 
 
 def start_at_gate(k: Kernel, command: str, deadline: Deadline) -> RunningCommand:

@@ -23,7 +23,7 @@ class DefinitionLine:
 
 
 class DefinitionRefused(UsageError):
-    """The kernel would not accept a definition (or it is a tracepoint's). ``str()`` is what ``error_log`` would say."""
+    """The kernel would not accept a definition, or cannot probe its tracepoint. ``str()`` is as in ``error_log``."""
 
     def __init__(self, line: DefinitionLine, error: ProbeEventError) -> None:
         reason = error.__cause__
@@ -63,5 +63,5 @@ def define(events: ProbeEvents, lines: Iterable[DefinitionLine]) -> ProbeEvents:
 def locations_of(records: FtraceRecords, definitions: Iterable[EventDefinition]) -> Sequence[int]:
     """The ftrace locations of all definitions together, ascending."""
     any_function = not records.records
-    ips = (match_filter(records, it.symbol, any_function=any_function) for it in definitions)
+    ips = (match_filter(records, it.function, any_function=any_function) for it in definitions)
     return sorted(set[int]().union(*ips))

@@ -70,6 +70,7 @@ from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.selection import Selection
 from fprobe_gdb.session.sigint import deferred_sigint
+from fprobe_gdb.session.tracepoints import Tracepoints
 from fprobe_gdb.session.trampolines import kernel_cr3, location_of, open_trampolines, percpu_offsets
 from fprobe_gdb.session.view import GuestView
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
@@ -104,6 +105,8 @@ class Kernel(GuestView):
         self.on_module: Callable[[ModuleChange], None] | None = None
         self._modules = GuestModules(None, lambda: self.btf, lambda: self._dispatch.epoch)
         self._watch: ModuleWatch | None = None
+        #: The guest's tracepoints, which ``t:`` events need.
+        self.tracepoints = Tracepoints(self)
         # While the guest boots with trampolines in it.
         self._early: EarlyBoot | None = None
         self._core = ProbeCore(self.records, options.smp, admit=self._admit, on_missed=self._missed)

@@ -106,6 +106,7 @@ class ProbeEventRunner:
     :param on_event: called with each hit, from a handler: the guest is stopped.
     :param flags: read the flags of the CPU, which only lines in tracefs' form show: two reads a hit.
     :raise TooManySites: more functions than breakpoints can serve; nothing stays planted.
+    :raise TracepointError: for ``t:`` events, see :meth:`.tracepoints.Tracepoints.switch_on`.
     """
 
     def __init__(
@@ -121,10 +122,12 @@ class ProbeEventRunner:
         self._flags = FlagsReader(k) if flags else None
         #: In the order of the definitions; ``name`` is ``GROUP/EVENT``.
         self.fprobes: list[Fprobe] = []
+        definitions = list(events)
+        k.tracepoints.switch_on(it.symbol for it in definitions if it.is_tracepoint)
         try:
-            for definition in events:
+            for definition in definitions:
                 fprobe = self._fprobe(definition)
-                k.register_fprobe(fprobe, definition.symbol)
+                k.register_fprobe(fprobe, definition.function)
                 self.fprobes.append(fprobe)
         except BaseException:
             self.unregister()

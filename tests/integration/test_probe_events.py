@@ -97,6 +97,49 @@ def test_same_text_as_the_kernel(guest: Callable[..., Kernel]) -> None:
     assert seen == {re.split(r"[/ ]", definition)[1] for definition in DEFINITIONS}
 
 
+TRACEPOINTS = [
+    "t:oracle/fork sched_process_fork parent->comm:string child->pid $arg1",
+    "t:oracle/exec sched_process_exec p->comm:string old_pid bprm->filename:string",
+    "t:oracle/switch sched_switch $arg* next_comm=next->comm:string caller=$stack0:symbol $comm",
+    "t:oracle/wake sched_wakeup $arg*",
+    "t:oracle/enter sys_enter id nr=regs->orig_ax first=regs->di:x64",
+    "f:oracle/open vfs_open path->dentry->d_name.name:string",
+]
+
+
+@pytest.mark.parametrize("dispatch", ["breakpoint", "trampoline"])
+def test_tracepoints(guest: Callable[..., Kernel], dispatch: str) -> None:
+    """While the guest's own events have them on, and by ourselves; and nothing is on when we are done."""
+    k = guest(**_RSP | {"dispatch": dispatch})
+    commands = ["dd if=/etc/motd of=/dev/null bs=100", "workload fork 3"]
+    hits, trace, pids = run_both(k, TRACEPOINTS, commands)
+    ours, theirs = our_texts(hits, pids), their_texts(trace, pids)
+    assert ours == theirs
+    events = events_for(k)
+    for definition in TRACEPOINTS:
+        events.add(definition)
+    alone: list[ProbeEventHit] = []
+    names = [definition.split()[1] for definition in TRACEPOINTS if definition[0] == "t"]
+    # Takes a shell, which forks.
+    k.tracepoints.switch_on(names)
+    forks = k.read_u64(k.address("total_forks"))
+    with ProbeEventRunner(k, events, alone.append):
+        run(k, "workload fork 3")
+    counts = Counter(hit.definition.event for hit in alone)
+    assert {hit.definition.event for hit in hits} == set(counts)
+    assert counts["fork"] == k.read_u64(k.address("total_forks")) - forks >= 3
+    k.tracepoints.switch_off()
+    enabled = k.btf.struct("tracepoint").find_member("key.enabled").bit_offset // 8
+    for name in names:
+        assert k.read_u64(k.address(f"__tracepoint_{name}") + enabled) & 0xFFFFFFFF == 0, name
+
+
+def test_a_tracepoint_of_a_kernel_that_has_nothing_to_hang_on_it(guest: Callable[..., Kernel]) -> None:
+    k = guest(kernel="6.1")
+    with pytest.raises(ProbeEventError, match=r"Linux 6\.5 and later"):
+        events_for(k).add("t sched_switch")
+
+
 def test_what_cannot_be_read(guest: Callable[..., Kernel]) -> None:
     """Strings are "(fault)". A number is 0, where the kernel shows what its ring buffer held before."""
     definitions = ["f:oracle/bad vfs_fallocate s=+0(\\16):string ok=\\0:u32 n=+0(\\16):u32 deep=+8(+0(\\16)):x64"]

@@ -29,7 +29,7 @@ class MadeUpKernel:
         return (SYMBOLS[name],) if name in SYMBOLS else ()
 
     def refusal(self, pattern: str) -> InvalidProbe | None:
-        return None if fnmatch.filter(FUNCTIONS, pattern) else InvalidProbe(f"{pattern} matches nothing")
+        return None if fnmatch.filter((*FUNCTIONS, *SYMBOLS), pattern) else InvalidProbe(f"{pattern} matches nothing")
 
     @cached_property
     def btf(self) -> Btf | None:

@@ -72,10 +72,23 @@ def test_lines_have_an_end(kernel: MadeUpKernel) -> None:
         ProbeEvents(kernel).add("f vfs_read " + "x" * 4090)
 
 
-@pytest.mark.parametrize("line", ["t kfree ptr", "t:a/b kfree $arg*", "t sched_switch"])
-def test_tracepoints_are_refused_for_a_reason(kernel: MadeUpKernel, line: str) -> None:
-    with pytest.raises(TracepointRefused, match=r"tracepoint '.*' cannot be probed from outside"):
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [("t sched_switch", r"has no __probestub_sched_switch\(\)"), ("t no_such", "has no tracepoint 'no_such'")],
+)
+def test_tracepoints_are_refused_for_a_reason(kernel: MadeUpKernel, line: str, why: str) -> None:
+    with pytest.raises(TracepointRefused, match=why):
         ProbeEvents(kernel).add(line)
+
+
+@pytest.mark.parametrize(("line", "names"), [("t kfree ptr", ["ptr"]), ("t:a/b kfree $arg*", ["call_site", "ptr"])])
+def test_a_tracepoint_is_probed_by_the_function_that_hangs_on_it(
+    kernel: MadeUpKernel, line: str, names: list[str]
+) -> None:
+    definition = ProbeEvents(kernel).add(line)
+    assert definition is not None
+    assert (definition.symbol, definition.function) == ("kfree", "__probestub_kfree")
+    assert [argument.name for argument in definition.arguments] == names
 
 
 def test_the_cause_says_more_than_the_kernel(kernel: MadeUpKernel) -> None:
