@@ -18,7 +18,9 @@ __all__ = ["Batch", "Ring"]
 
 # In a record, behind the byte that says what it is.
 _CPU_BYTE = 1
-_ZEROS = memoryview(bytes(1 << 20))
+# What is copied at once. With larger pieces the caches have lost what is copied before it is looked at.
+_PIECE_BYTES = 1 << 16
+_ZEROS = memoryview(bytes(_PIECE_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Ring:
         """Take up to so many bytes of records, or one record at least, if any is there."""
         batches: list[Batch] = []
         taken_bytes = 0
-        while taken_bytes < limit_bytes and (found := self._next(min(limit_bytes - taken_bytes, len(_ZEROS)))):
+        while taken_bytes < limit_bytes and (found := self._next(min(limit_bytes - taken_bytes, _PIECE_BYTES))):
             batches += found
             taken_bytes += sum(len(batch.data) for batch in found)
         return batches
@@ -102,20 +104,22 @@ class Ring:
 
     def _cut(self, begin: int, size: int, count: int) -> bytes:
         size_bytes = count * size
-        data = bytearray(self._bytes[begin : begin + size_bytes])
+        data = self._bytes[begin : begin + size_bytes].tobytes()
         if self._cpu != b"\0":
-            data[_CPU_BYTE::size] = self._cpu * count
+            changed = bytearray(data)
+            changed[_CPU_BYTE::size] = self._cpu * count
+            data = bytes(changed)
         self._bytes[begin : begin + size_bytes] = _ZEROS[:size_bytes]
         self._tail += size_bytes
         self._allow()
-        return bytes(data)
+        return data
 
     def _allow(self) -> None:
         self._words[RingWord.LIMIT // 8] = self._tail + self._size_bytes - LONGEST_RECORD_BYTES
 
 
 def _by_probe(kinds: bytes, data: bytes, size: int) -> list[Batch]:
-    if len({kind >> 2 for kind in kinds}) == 1:
+    if len({kind >> 2 for kind in set(kinds)}) == 1:
         return [Batch(kinds[0] >> 2, kinds, data)]
     batches = []
     at = 0
