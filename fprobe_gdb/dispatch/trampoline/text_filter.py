@@ -2,7 +2,8 @@
 
 When the guest's function tracer is switched on, it makes 36,000 calls of each of them. Few are about our locations, and
 only about those has the host to be asked: the filter is a table of bytes, one for each 16 bytes of text, modulo its
-size.
+size. What lies below all text passes at once, however much of the table is in use: the kernel reads names of files so.
+In front of the text nothing is mapped, so no access that begins there can get into it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.trampoline.assembler import Asm, at, rip
+from fprobe_gdb.dispatch.trampoline.mapping import IMAGE_BASE
 from fprobe_gdb.dispatch.trampoline.zone import Zone
 
 __all__ = ["TextFilters", "cells"]
 
 _CELL_SHIFT = 4
 _CELL_BYTES = 1 << _CELL_SHIFT
+_SIGN = 1 << 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +59,14 @@ def cells(ips: Iterable[int], own_bytes: int) -> bytes:
 
 # The third argument is the number of bytes, for all functions. So few lie in two cells at most.
 def _emit(asm: Asm, zone: Zone, pad: int, addr: str) -> None:
-    ask = f"{addr}.ask"
+    ask, passes = f"{addr}.ask", f"{addr}.pass"
     asm.pushfq()
     asm.push("ax")
     asm.push("cx")
     asm.cmpb_imm(rip(zone.word(Zone.FILTER_OFF)), 0)
     asm.jcc("ne", ask)
+    asm.cmp_imm(addr, IMAGE_BASE - _SIGN)
+    asm.jcc("b", passes)
     asm.cmp_imm("dx", _CELL_BYTES)
     asm.jcc("a", ask)
     asm.lea("ax", rip(zone.word(Zone.FILTER)))
@@ -72,6 +77,7 @@ def _emit(asm: Asm, zone: Zone, pad: int, addr: str) -> None:
         asm.cmpb_imm(at("ax", 0, "cx"), 0)
         asm.jcc("ne", ask)
         asm.incl("cx")
+    asm.label(passes)
     _restore(asm)
     asm.ret()
     asm.label(ask)

@@ -9,6 +9,7 @@ import pytest
 import unicorn
 from unicorn import x86_const as x86
 
+from fprobe_gdb.dispatch.trampoline.mapping import IMAGE_BASE
 from fprobe_gdb.dispatch.trampoline.text_filter import TextFilters, cells
 from fprobe_gdb.dispatch.trampoline.text_guard import GUARDED, TextGuard, filtered
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
@@ -63,11 +64,22 @@ def test_filters(register: str) -> None:
             asks = machine.asks(pad, **{register: addr, "dx": size_bytes})
             assert asks or not near
             assert not asks or abs(addr - IP) < 0x30
-    assert machine.asks(pad, dx=17)
-    assert machine.asks(pad, dx=1 << 63)
-    assert not machine.asks(pad, dx=1)
+    for size_bytes in (17, 1 << 63):
+        assert machine.asks(pad, **{register: IMAGE_BASE, "dx": size_bytes})
+    assert not machine.asks(pad, **{register: IMAGE_BASE, "dx": 1})
     machine.cpu.mem_write(machine.off, b"\x01")
     assert machine.asks(pad, dx=1)
+
+
+@pytest.mark.parametrize("register", ["di", "si"])
+def test_what_is_no_text_passes_a_full_table(register: str) -> None:
+    machine = FilterMachine(list(range(IMAGE_BASE, IMAGE_BASE + Zone.FILTER_BYTES * 16, 16)))
+    pad = machine.filters.first if register == "di" else machine.filters.second
+    for addr in (4, STACK, IMAGE_BASE - 1):
+        for size_bytes in (1, 17, 4096):
+            assert not machine.asks(pad, **{register: addr, "dx": size_bytes})
+    assert machine.asks(pad, **{register: IMAGE_BASE, "dx": 1})
+    assert machine.asks(pad, **{register: CALLER, "dx": 1})
 
 
 def test_functions_that_are_guarded() -> None:
