@@ -31,6 +31,7 @@ class PatchedText:
     def __init__(self, image: KernelImage, symbols: SymbolTable) -> None:
         self._image = image
         self._symbols = symbols
+        self._touched_by: dict[int, frozenset[int]] = {}
 
     def why(self, start: int, stop: int) -> str:
         """What is special about an instruction between two addresses, as a clause; "" for nothing."""
@@ -39,6 +40,13 @@ class PatchedText:
             addr, why = self._addrs[found]
             return f"its instruction at {addr:#x} {why}"
         return ""
+
+    def touched_by(self, size_bytes: int) -> frozenset[int]:
+        """At which addresses so many bytes have such an instruction beginning in them."""
+        if size_bytes not in self._touched_by:
+            addrs = (addr - before for addr, _ in self._addrs for before in range(size_bytes))
+            self._touched_by[size_bytes] = frozenset(addrs)
+        return self._touched_by[size_bytes]
 
     @cached_property
     def _addrs(self) -> list[tuple[int, str]]:

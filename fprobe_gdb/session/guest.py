@@ -442,10 +442,8 @@ class Kernel(GuestView):
             raise StateError("recording", "running", "stopped, outside handlers")
         if self.num_possible_cpus() > self._dispatch.zone.rings:
             raise ZoneError(f"the landing zone has no ring of records for each of {self.num_possible_cpus()} CPUs")
-        for ip in ips:
-            location = self.records.location_at(ip)
-            if location is None or not location.has_fentry:
-                raise SiteNotRecorded(ip)
+        if (ip := self.records.without_fentry(ips)) is not None:
+            raise SiteNotRecorded(ip)
         form = RecordForm(returns=not entry_only, args=args, names=self._task_names() if names else None)
         wanted = nr_maxactive or len(ips) * self.num_possible_cpus() * 2
         return self._dispatch.record(ips, form, consume, nr_maxactive=wanted, block=block, ordered=ordered)

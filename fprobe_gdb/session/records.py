@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from itertools import chain
 
@@ -41,7 +41,8 @@ class ImageRecords:
         self._locations = self._knowledge.locations
         self._slide = slide
         self._symbols = self._knowledge.symbols.slid(slide)
-        self.__dict__.pop("_image_records", None)
+        for name in ("_image_records", "_fentry_ips"):
+            self.__dict__.pop(name, None)
 
     @property
     def records(self) -> Sequence[Location]:
@@ -56,6 +57,18 @@ class ImageRecords:
         if not self._slide:
             return self._locations.records
         return [self._moved(location) for location in self._locations.records]
+
+    @cached_property
+    def _fentry_ips(self) -> frozenset[int]:
+        return frozenset(location.ip for location in self._image_records if location.has_fentry)
+
+    def without_fentry(self, ips: Collection[int]) -> int | None:
+        """The first of these addresses that is not the fentry instruction of a function; None when all are."""
+        for ip in sorted(set(ips) - self._fentry_ips):
+            location = self.location_at(ip)
+            if location is None or not location.has_fentry:
+                return ip
+        return None
 
     def by_index(self, number: int) -> Location | None:
         """Line ``number``, from 1, of ``available_filter_functions``."""

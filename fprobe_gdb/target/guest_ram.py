@@ -27,6 +27,9 @@ _HUGE = 1 << 7
 _FRAME = 0x000F_FFFF_FFFF_F000
 _PAGE_BYTES = 4096
 _SHIFTS = (39, 30, 21, 12)
+# How much is looked through at once, and which bytes of a word are not looked for.
+_SEARCH_BYTES = 1 << 20
+_LOWER_BYTES = 3
 
 
 class GuestRam:
@@ -96,11 +99,18 @@ class GuestRam:
         self._ram[begin : begin + len(data)] = data
 
     def find_words(self, wanted: Set[int]) -> set[int]:
-        """Which of these values any aligned 64-bit word of the RAM holds. Some 50 ns for each word that is in use."""
+        """Which of these values any aligned 64-bit word of the RAM holds. Some 0.1 s for 128 MiB that are in use.
+
+        Few words have the same upper part as these, if they are addresses: so that is looked for, which is quick.
+        """
+        uppers = {word.to_bytes(8, "little")[_LOWER_BYTES:] for word in wanted}
         found: set[int] = set()
         for begin, end in self._touched():
-            found.update(frozenset(wanted).intersection(self.words[begin >> 3 : end >> 3]))
-        return found
+            for at in range(begin, end, _SEARCH_BYTES):
+                data = self._ram[at : min(at + _SEARCH_BYTES, end)]
+                for upper in uppers:
+                    found |= _words_with(upper, data)
+        return found & wanted
 
     # The parts of the file that are no holes: looking at a hole would fill it.
     def _touched(self) -> Iterator[tuple[int, int]]:
@@ -176,6 +186,17 @@ class GuestRam:
             return self.offset(self.translate(cr3, at))
         except MemoryFault:
             raise MemoryFault(addr, size_bytes) from None
+
+
+# Aligned words that end in these bytes.
+def _words_with(upper: bytes, data: bytes) -> set[int]:
+    found = set()
+    at = data.find(upper)
+    while at >= 0:
+        if at & 7 == _LOWER_BYTES:
+            found.add(int.from_bytes(data[at - _LOWER_BYTES : at + 8 - _LOWER_BYTES], "little"))
+        at = data.find(upper, at + 1)
+    return found
 
 
 def _check(addr: int, size_bytes: int) -> None:

@@ -24,13 +24,13 @@ INTERRUPT = b"\x03"
 #: Longest packet that we accept, on the wire and decoded. QEMU's longest is 131,104 (since 10.2).
 MAX_PACKET_BYTES = 1 << 20
 
-_ESCAPED = frozenset(b"$#}*")
+_ESCAPED = b"$#}*"
 _DOLLAR, _PLUS, _MINUS, _PERCENT = b"$+-%"
 
 
 def frame(payload: bytes) -> bytes:
     """The wire form of a packet."""
-    if not _ESCAPED.isdisjoint(payload):
+    if len(payload.translate(None, _ESCAPED)) != len(payload):
         payload = b"".join(bytes((0x7D, c ^ 0x20)) if c in _ESCAPED else bytes((c,)) for c in payload)
     return b"$%b#%02x" % (payload, sum(payload) & 0xFF)
 

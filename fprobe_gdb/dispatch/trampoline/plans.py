@@ -8,9 +8,10 @@ cannot be moved gets a breakpoint.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from typing import NamedTuple
 
 from fprobe_gdb.errors import MemoryFault, SiteEntryCode, SiteOutOfReach, SiteUnmapped
 from fprobe_gdb.kernel.displace import JUMP_BYTES, CannotDisplace, Head, branch_into, read_head
@@ -27,6 +28,7 @@ _HEAD_BYTES = 20
 _LONGEST_BYTES = 1 << 16
 _ENTRY_TEXT = (("__entry_text_start", "__entry_text_end"), ("__irqentry_text_start", "__irqentry_text_end"))
 _INT3 = 0xCC
+_PAGE_BYTES = 4096
 
 Read = Callable[[int, int], bytes]
 
@@ -42,8 +44,7 @@ class Way(Enum):
     BREAKPOINT = "breakpoint"
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """How one location is planted."""
 
     ip: int
@@ -69,7 +70,8 @@ class Planner:
     def __init__(
         self, read: Read, pad: int, symbols: SymbolTable, patched: PatchedText | None = None, slide: int = 0
     ) -> None:
-        self._read = read
+        #: See the parameter.
+        self.read = read
         self._pad = pad
         self._symbols = symbols
         self._patched = patched
@@ -89,10 +91,7 @@ class Planner:
         :param own: what the guest thinks is there, at least :data:`JUMP_BYTES`, where that is not what is there.
         :raise PlantRefused: it cannot be planted at all.
         """
-        if any(start <= ip < stop for start, stop in self._entry_text):
-            raise SiteEntryCode(ip)
-        if not -_REACH <= self._pad - ip - JUMP_BYTES < _REACH:
-            raise SiteOutOfReach(ip, self._pad)
+        self._refuse([ip])
         code = self._code(ip)
         code = (own or b"") + code[len(own or b"") :]
         insn = code[:JUMP_BYTES]
@@ -106,11 +105,48 @@ class Planner:
             return Plan(ip, Way.BREAKPOINT, insn, why=str(error))
         return Plan(ip, Way.JUMP, head.code, head)
 
+    def plan_all(self, ips: Iterable[int]) -> list[Plan]:
+        """The same for many, in ascending order: 2 us for each one with a fentry NOP.
+
+        :raise PlantRefused: one of them cannot be planted at all.
+        """
+        ordered = sorted(ips)
+        self._refuse(ordered)
+        fentry_addr, slide = self._fentry_addr, self._slide
+        special = self._patched.touched_by(JUMP_BYTES) if self._patched else frozenset()
+        page_addr, page = 0, b""
+        plans = []
+        for ip in ordered:
+            if ip - page_addr >= _PAGE_BYTES:
+                page_addr = ip - ip % _PAGE_BYTES
+                page = self._page(page_addr)
+            insn = page[ip - page_addr : ip - page_addr + JUMP_BYTES]
+            free = fentry_addr is not None and kind_of_site(insn, ip, fentry_addr) in _FREE
+            plans.append(Plan(ip, Way.CALL, insn) if free and ip - slide not in special else self.plan(ip))
+        return plans
+
+    # Where there are no pads, or none can be called.
+    def _refuse(self, ordered: Sequence[int]) -> None:
+        for start, stop in self._entry_text:
+            found = bisect_left(ordered, start)
+            if found < len(ordered) and ordered[found] < stop:
+                raise SiteEntryCode(ordered[found])
+        for ip in (*ordered[:1], *ordered[-1:]):
+            if not -_REACH <= self._pad - ip - JUMP_BYTES < _REACH:
+                raise SiteOutOfReach(ip, self._pad)
+
+    # A page of text; nothing where it is not mapped.
+    def _page(self, addr: int) -> bytes:
+        try:
+            return self.read(addr, _PAGE_BYTES)
+        except MemoryFault:
+            return b""
+
     # The bytes at a location, fewer than wanted where its mapping ends.
     def _code(self, ip: int) -> bytes:
         for size_bytes in (_HEAD_BYTES, JUMP_BYTES):
             try:
-                return self._read(ip, size_bytes)
+                return self.read(ip, size_bytes)
             except MemoryFault:
                 continue
         raise SiteUnmapped(ip)
@@ -128,7 +164,7 @@ class Planner:
         if why := self._patched_why(ip, len(head.code)):
             raise CannotDisplace(why)
         for start, stop in self._body(ip):
-            if why := branch_into(self._read(start, stop - start).rstrip(b"\xcc"), start, head):
+            if why := branch_into(self.read(start, stop - start).rstrip(b"\xcc"), start, head):
                 raise CannotDisplace(why)
         return head
 

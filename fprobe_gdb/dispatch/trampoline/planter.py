@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from struct import Struct
 
+from fprobe_gdb.dispatch.trampoline.joined_writes import joined_writes
 from fprobe_gdb.dispatch.trampoline.plans import Plan, Planner, Way
 from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
 from fprobe_gdb.errors import PlantRefused
@@ -23,6 +25,7 @@ __all__ = ["LONGEST_OWN", "Planter"]
 
 _CALL = 0xE8
 _JMP = 0xE9
+_BRANCH = Struct("<Bi")
 _NOP = bytes.fromhex("0f1f440000")
 #: Bytes of the guest that one location can take: four, and one instruction.
 LONGEST_OWN = 20
@@ -92,7 +95,7 @@ class Planter:
 
         :raise PlantRefused: one of them cannot.
         """
-        return [self._planner.plan(ip) for ip in ips if ip not in self._sites]
+        return self._planner.plan_all(ip for ip in ips if ip not in self._sites)
 
     def plant(self, ips: Iterable[int]) -> None:
         """Let these locations ask us. The guest is stopped.
@@ -104,7 +107,7 @@ class Planter:
     def unplant(self, ips: Iterable[int]) -> None:
         """Give these locations their own bytes back. The guest is stopped."""
         wanted = sorted(ip for ip in ips if ip in self._sites)
-        self._target.write_many([(ip, self.own(ip)) for ip in wanted])
+        self._write([(ip, self.own(ip)) for ip in wanted])
         for ip in wanted:
             self._forget(ip)
 
@@ -150,7 +153,7 @@ class Planter:
         """The guest changes its own bytes, so that what is planted stays as it is. The guest may run."""
         assert self._only_noted(addr, data)
         site = self._sites[addr]
-        site.plan = replace(site.plan, own=data)
+        site.plan = site.plan._replace(own=data)
 
     def rewrite(self, pokes: Sequence[tuple[int, bytes]]) -> None:
         """The guest changes its text: let its own bytes be these, and plant anew. The guest is stopped.
@@ -215,12 +218,15 @@ class Planter:
     def _plant(self, plans: Sequence[Plan]) -> None:
         standing = self._standing(plans)
         sites = sorted((self._site(_settled(plan, standing)) for plan in plans), key=_ip_of)
-        self._target.write_many([(site.plan.ip, site.code) for site in sites])
+        self._write([(site.plan.ip, site.code) for site in sites])
         for site in sites:
             self._sites[site.plan.ip] = site
             if site.plan.way is Way.BREAKPOINT:
                 self._break(site)
         self._sorted = None
+
+    def _write(self, writes: Sequence[tuple[int, bytes]]) -> None:
+        self._target.write_many(joined_writes(writes, self._planner.read))
 
     def _site(self, plan: Plan) -> _Site:
         match plan.way:
@@ -267,7 +273,7 @@ def _ip_of(site: _Site) -> int:
 
 
 def _branch(opcode: int, ip: int, to: int) -> bytes:
-    return bytes([opcode]) + (to - ip - JUMP_BYTES).to_bytes(4, "little", signed=True)
+    return _BRANCH.pack(opcode, to - ip - JUMP_BYTES)
 
 
 # Lay one piece of memory over another.

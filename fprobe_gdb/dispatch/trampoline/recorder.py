@@ -60,6 +60,8 @@ class RecordProbe:
     #: ``lost`` by function; those of modules, and all in a small zone, are only in the sum.
     losses: dict[int, int] = field(default_factory=dict)
     number: int = -1
+    #: What its locations call, by the pad that has to be next there.
+    entries: dict[int | None, int] = field(default_factory=dict)
 
 
 class Recorder:
@@ -123,7 +125,11 @@ class Recorder:
         probe = self._probe_at.get(ip)
         if ip == self.task_dead_ip and (watcher := probe if probe and probe.form.returns else self._watcher):
             return self._make_pads(watcher, then).task_dead
-        return self._make_pads(probe, then).entry if probe else None
+        if probe is None:
+            return None
+        if then not in probe.entries:
+            probe.entries[then] = self._make_pads(probe, then).entry
+        return probe.entries[then]
 
     # The probe whose pad gives nodes back at do_task_dead.
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from typing import Any, cast
 
 import pytest
 
@@ -11,6 +12,7 @@ from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
 from fprobe_gdb.errors import MemoryFault, PlantRefused, SiteEntryCode, SiteNoRoom, SiteOutOfReach, SiteUnmapped
+from fprobe_gdb.kernel.patched_text import PatchedText
 from fprobe_gdb.kernel.symbols import Symbol, SymbolTable
 from fprobe_gdb.target.base import BreakpointKind
 from fprobe_gdb.target.guest_ram import GuestRam
@@ -111,6 +113,38 @@ def test_all_at_once() -> None:
     assert all(text.read(ip, 5) == call(ip, PAD) for ip in ips)
     text.planter.unplant_all()
     assert bytes(text.bytes) == before
+
+
+def test_many_are_planned_as_each_one_is() -> None:
+    """NOPs, a call of __fentry__, a tracer's, instructions that are moved, and those that cannot be."""
+    text = Text()
+    codes = [NOPS[0], call(TEXT + 0x40, FENTRY), PUSHES + RET, b"\xcc", NOPS[2], call(TEXT + 0x140, TRACER)]
+    ips = [TEXT + 0x40 * number for number in range(len(codes))]
+    for ip, code in zip(ips, codes, strict=True):
+        text.put(ip, code)
+    plans = text.planner.plan_all(reversed(ips))
+    assert plans == [text.planner.plan(ip) for ip in ips]
+    assert {plan.way for plan in plans} == set(Way)
+    with pytest.raises(SiteEntryCode):
+        text.planner.plan_all([*ips, ENTRY_TEXT])
+    with pytest.raises(SiteUnmapped):
+        text.planner.plan_all([*ips, TEXT + 0x1000])
+    assert text.planner.plan_all([]) == []
+
+
+def test_what_the_kernel_patches_gets_a_breakpoint() -> None:
+    """Also where it only begins in the last byte that would be replaced, and whatever KASLR has added."""
+    text = Text()
+    slide = 0x1000000
+    patched = PatchedText(cast(Any, None), cast(Any, None))
+    vars(patched)["_addrs"] = [(IP - slide + at, "is a static branch") for at in (4, 0x40, 0x85)]
+    planner = Planner(text.read, PAD, SymbolTable([Symbol("__fentry__", FENTRY, "T")]), patched, slide)
+    ips = [IP, IP + 0x40, IP + 0x80]
+    for ip in ips:
+        text.put(ip, NOPS[0])
+    plans = planner.plan_all(ips)
+    assert [plan.way for plan in plans] == [Way.BREAKPOINT, Way.BREAKPOINT, Way.CALL]
+    assert plans == [planner.plan(ip) for ip in ips]
 
 
 def test_a_call_of_the_guests_tracer_is_shared() -> None:
