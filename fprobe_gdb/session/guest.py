@@ -464,6 +464,26 @@ class Kernel(GuestView):
                 self._run(Deadline(_SETTLE_SEC), lambda: next(not_yet, True) and not dispatch.recorder.waiting)
                 dispatch.recorder.count_lost(probe)
 
+    def disable_recording(self, probe: RecordProbe) -> None:
+        """Record nothing of a probe until :meth:`enable_recording`; its functions are as fast as without it meanwhile.
+
+        As with :meth:`disable_fprobe`, neither calls nor returns count in between. The guest is stopped.
+        """
+        self._switch_recording(probe, enabled=False)
+
+    def enable_recording(self, probe: RecordProbe) -> None:
+        """Record again. The guest is stopped.
+
+        :raise PlantRefused: when one of the functions cannot be planted any more; the probe stays disabled then.
+        """
+        self._switch_recording(probe, enabled=True)
+
+    def _switch_recording(self, probe: RecordProbe, *, enabled: bool) -> None:
+        if self.target.state is not TargetState.STOPPED or self._dispatch.in_handler:
+            raise StateError("switching a recording", "running", "stopped, outside handlers")
+        assert isinstance(self._dispatch, TrampolineDispatch)
+        self._dispatch.switch_recording(probe, enabled=enabled)
+
     def recorded_ip(self, ip: int) -> int:
         """The location that a record is about, given its ``ip``: where the guest's own tracer has the location, too, a
         record has the address of a stub in its place."""

@@ -137,6 +137,78 @@ def test_every_function_is_recorded_and_accounted_for(recorded_guest: Kernel) ->
     run(k, "true")
 
 
+def test_a_disabled_recording_is_not_there(recorded_guest: Kernel) -> None:
+    """Calls meanwhile are nothing, a call in flight comes home untold, and its node is there for the next one."""
+    k = recorded_guest
+    place = k.records.ftrace_location(k.address("__x64_sys_personality"))
+    sleeps = k.records.ftrace_location(k.address("hrtimer_nanosleep"))
+    text = k.target.read_memory(place, 5)
+    kinds: Counter[int] = Counter()
+    probe = k.record([place, sleeps], lambda batch: kinds.update(batch.kinds), nr_maxactive=1)
+    run(k, "workload calls 3")
+    command = k.start("sleep 2; workload calls 5")
+    assert k.run(timeout_sec=60, until=lambda: probe.hits == 4) is RunEnd.DONE
+    k.disable_recording(probe)
+    k.disable_recording(probe)
+    assert k.target.read_memory(place, 5) == text
+    assert k.run(timeout_sec=60, until=lambda: command.poll() is not None) is RunEnd.DONE
+    assert (probe.hits, probe.exits) == (4, 3)
+    k.enable_recording(probe)
+    assert k.target.read_memory(place, 1) == b"\xe8"
+    run(k, "workload calls 2; sleep 0.01")
+    k.stop_recording(probe)
+    assert (probe.hits, probe.exits, probe.nmissed, probe.lost, probe.lost_exits) == (7, 6, 0, 0, 0)
+    told = {kind: sum(number for word, number in kinds.items() if word & 3 == kind) for kind in RecordKind}
+    assert (told[RecordKind.ENTRY], told[RecordKind.EXIT], told[RecordKind.MISSED]) == (7, 6, 0)
+
+
+def test_every_function_is_disabled_and_enabled(guest: Callable[..., Kernel]) -> None:
+    """All functions at once, with returns: nothing but what gives nodes back is planted in between."""
+    k = guest(kernel="6.1", smp=2, dispatch="trampoline")
+    ips = [location.ip for location in k.records.records]
+    planter = k._dispatch.planter  # type: ignore[attr-defined]
+    probe = k.record(ips, lambda batch: None, ordered=False)
+    run(k, FORKS.format(2))
+    k.disable_recording(probe)
+    assert len(planter) < 16
+    # A CPU may be in a pad just now.
+    k.run(timeout_sec=0.2)
+    before = probe.hits, probe.exits
+    assert before[0] > 1000
+    run(k, FORKS.format(10))
+    assert (probe.hits, probe.exits) == before
+    k.enable_recording(probe)
+    assert len(planter) >= len(ips)
+    run(k, FORKS.format(2))
+    k.stop_recording(probe)
+    assert probe.hits > before[0] + 1000
+    assert probe.exits > before[1] + 1000
+    assert probe.nmissed == 0
+
+
+def test_many_fprobes_disabled_are_not_planted(guest: Callable[..., Kernel]) -> None:
+    """With handlers it is the same: nothing is planted, nothing is counted, and all is there again when enabled."""
+    k = guest(kernel="6.1", smp=2, dispatch="trampoline")
+    planter = k._dispatch.planter  # type: ignore[attr-defined]
+    fp = Fprobe(lambda *_: None, lambda *_: None, nr_maxactive=64)
+    k.register_fprobe(fp, "__x64_sys_*")
+    functions = len(k.locations(fp))
+    run(k, "workload calls 3")
+    assert fp.hits >= 3
+    assert len(planter) >= functions > 300
+    k.disable_fprobe(fp)
+    hits = fp.hits
+    run(k, "workload calls 5")
+    assert len(planter) < 16
+    assert fp.hits == hits
+    k.enable_fprobe(fp)
+    run(k, "workload calls 4")
+    assert fp.hits >= hits + 4
+    assert len(planter) >= functions
+    assert (fp.nmissed, fp.lost) == (0, 0)
+    k.unregister_fprobe(fp)
+
+
 def test_the_command_records_all_functions(tmp_path: Path) -> None:
     """Nobody asks for it: so many functions are recorded. The summary says so, and accounts for every call."""
     outcome = run_tool(

@@ -280,6 +280,18 @@ class TrampolineDispatch:
         else:
             self.recorder.count_lost(probe)
 
+    def switch_recording(self, probe: RecordProbe, *, enabled: bool) -> None:
+        """Disable a recording probe or enable it; what it has recorded is taken first. The guest is stopped."""
+        while self._serving.take_records():
+            pass
+        self.recorder.switch(probe, enabled=enabled)
+        try:
+            self.sync()
+        except BaseException:
+            self.recorder.switch(probe, enabled=not enabled)
+            self.sync()
+            raise
+
     def record_times(self, newest_tsc: int) -> TscClock | None:
         """See :meth:`.hit_clock.HitClock.records`."""
         return self._time.records(newest_tsc)

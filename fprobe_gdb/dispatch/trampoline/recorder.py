@@ -2,7 +2,9 @@
 
 Rule 1: a call is in one of ``hits`` (its record was taken), ``nmissed`` (its record says that no node was left) and
 ``lost`` (there was no room for a record). All three are counted by the pads.
-Rule 2: probes come and go while the guest is stopped. Code of pads stays for good: a vCPU may be in it at any time.
+Rule 2: while a probe is disabled its functions are not planted, and returns are not told, as with an fprobe: what was
+entered before comes home unseen, what is entered meanwhile is no call.
+Rule 3: probes come and go while the guest is stopped. Code of pads stays for good: a vCPU may be in it at any time.
 """
 
 from __future__ import annotations
@@ -59,6 +61,8 @@ class RecordProbe:
     lost_exits: int = 0
     #: ``lost`` by function; those of modules, and all in a small zone, are only in the sum.
     losses: dict[int, int] = field(default_factory=dict)
+    #: Nothing is recorded, until it is enabled again.
+    disabled: bool = False
     number: int = -1
     #: What its locations call, by the pad that has to be next there.
     entries: dict[int | None, int] = field(default_factory=dict)
@@ -92,6 +96,8 @@ class Recorder:
         # Which exit pad the stub of a node calls.
         self._stub_calls: dict[int, int] = {}
         self._changed: set[int] = set()
+        #: Whether the last :meth:`drain` has taken records, or keeps some back.
+        self.flowing = False
 
     def furnish(self) -> None:
         """The zone has been wiped: write what pads expect there."""
@@ -99,18 +105,14 @@ class Recorder:
         if self._rings is not None:
             self._rings.furnish()
 
-    @property
-    def active(self) -> bool:
-        """Whether records may come."""
-        return bool(self._probes or self._leaving)
-
     # Section: what has to be planted
 
     @property
     def ips(self) -> set[int]:
         """Locations that have to call a pad of ours."""
+        enabled = [probe.ips for probe in self._probes.values() if not probe.disabled]
         watches_dead = self.task_dead_ip is not None and self._watcher is not None
-        return {*self._probe_at, *((self.task_dead_ip,) if watches_dead and self.task_dead_ip else ())}
+        return set().union(*enabled, (self.task_dead_ip,) if watches_dead and self.task_dead_ip else ())
 
     def take_changes(self) -> set[int]:
         """Locations whose pad may be another one than at the last call."""
@@ -125,13 +127,13 @@ class Recorder:
         probe = self._probe_at.get(ip)
         if ip == self.task_dead_ip and (watcher := probe if probe and probe.form.returns else self._watcher):
             return self._make_pads(watcher, then).task_dead
-        if probe is None:
+        if probe is None or probe.disabled:
             return None
         if then not in probe.entries:
             probe.entries[then] = self._make_pads(probe, then).entry
         return probe.entries[then]
 
-    # The probe whose pad gives nodes back at do_task_dead.
+    # The probe whose pad gives nodes back at do_task_dead; those of disabled ones may be out, too.
     @property
     def _watcher(self) -> RecordProbe | None:
         return next((probe for probe in self._probes.values() if probe.form.returns), None)
@@ -192,6 +194,15 @@ class Recorder:
         self.count_lost(probe)
         self.settle()
 
+    def switch(self, probe: RecordProbe, *, enabled: bool) -> None:
+        """Disable a probe or enable it, as soon as :attr:`ips` are planted. The guest is stopped, the rings are empty.
+
+        What it has in the zone stays: calls in flight return through it, and to enable it takes no more than to plant.
+        """
+        if self._probes.get(probe.number) is probe and probe.disabled is enabled:
+            probe.disabled = not enabled
+            self._change(probe)
+
     def _change(self, probe: RecordProbe) -> None:
         self._changed |= probe.ips
         if self.task_dead_ip is not None and probe.form.returns:
@@ -245,8 +256,9 @@ class Recorder:
         """
         if self._rings is None:
             return False
-        batches = self._rings.take(limit_bytes)
-        taken_bytes = sum(len(batch.data) for batch in batches)
+        taken = self._rings.take(limit_bytes)
+        taken_bytes = sum(len(batch.data) for batch in taken)
+        batches = [told for batch in taken if (told := self._told(batch)).kinds]
         for batch in batches:
             if probe := self._probe(batch.probe):
                 self._count(probe, batch)
@@ -254,7 +266,13 @@ class Recorder:
             if probe := self._probe(batch.probe):
                 probe.consume(batch)
         kept = any(probe.order for probe in (*self._probes.values(), *self._leaving.values()))
-        return taken_bytes >= limit_bytes // 2 or (kept and not batches and self._rings.complete)
+        self.flowing = bool(taken) or kept
+        return taken_bytes >= limit_bytes // 2 or (kept and not taken and self._rings.complete)
+
+    # Without what comes home to a disabled probe.
+    def _told(self, batch: Batch) -> Batch:
+        probe = self._probe(batch.probe)
+        return batch.without(record_bits(RecordKind.EXIT, batch.probe)) if probe and probe.disabled else batch
 
     # Of the probes that do not mind, all that has come; of the others, what nothing older can come behind.
     def _in_order(self, batches: list[Batch]) -> Iterator[Batch]:
@@ -302,8 +320,8 @@ class Recorder:
 
     @property
     def returning(self) -> bool:
-        """Whether calls are in flight whose probes have been removed."""
-        return bool(self._leaving)
+        """Whether calls may be in flight whose probes are disabled or have been removed."""
+        return bool(self._leaving) or any(probe.disabled and probe.form.returns for probe in self._probes.values())
 
     # Section: private
 
@@ -317,7 +335,7 @@ class Recorder:
         raise ZoneError(f"{MAX_PROBES - 1} recording probes are there, or some of their calls are; remove one")
 
     def _make_pads(self, probe: RecordProbe, then: int | None) -> RecordPads:
-        probes_dead = self.task_dead_ip in probe.ips
+        probes_dead = self.task_dead_ip in probe.ips and not probe.disabled
         key = (probe.number, probe.form, probe.block, probes_dead, then)
         if key not in self._pads:
             make = partial(

@@ -33,6 +33,15 @@ class Batch:
     #: The records, one behind the other.
     data: bytes
 
+    def without(self, kind: int) -> Batch:
+        """The records of all other kinds; there may be none."""
+        if kind not in self.kinds:
+            return self
+        size = len(self.data) // len(self.kinds)
+        kept = [at for at, other in enumerate(self.kinds) if other != kind]
+        data = b"".join(self.data[at * size : (at + 1) * size] for at in kept)
+        return Batch(self.probe, bytes(self.kinds[at] for at in kept), data)
+
 
 class Ring:
     """The ring of one CPU.

@@ -32,7 +32,7 @@ _LOOKS = 16
 # Giving our turn away takes longer than this where somebody else has used it; for how long to believe that.
 _YIELD_NS = 1_000_000
 _CONTENDED_NS = 50_000_000
-# How often to take records out of the ring; it holds what a busy guest records in ten times as long.
+# How often to take records out, as long as some come: a ring holds what a busy guest records in ten times as long.
 _RECORDS_SEC = 0.01
 
 
@@ -155,7 +155,7 @@ class Serving:
 
     @property
     def _nap_sec(self) -> float:
-        return _RECORDS_SEC if self._recorder.active else _NAP_SEC
+        return _RECORDS_SEC if self._recorder.flowing else _NAP_SEC
 
     # Whether the guest has rung since the last time.
     def _rang(self) -> bool:

@@ -346,7 +346,7 @@ def test_a_removed_probe_leaves_the_text_as_it_was(machine: RecordMachine) -> No
     machine.take()
     machine.recorder.settle()
     assert machine.recorder.pools.free == free + 1
-    assert not machine.recorder.active
+    assert not machine.recorder.returning
 
 
 def test_withdrawing_puts_return_addresses_back(machine: RecordMachine) -> None:
