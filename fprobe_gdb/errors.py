@@ -29,6 +29,7 @@
     │   └── ElementNotFound        outside an array; an IndexError too
     ├── ExprError                  a filter or key expression is wrong; has .text, .column and .near
     │   └── ExprUnfit              it fits some of the probed functions only; has .functions
+    ├── NotCompiled                a pad cannot evaluate a question; has .why
     ├── WrongType                  a C type cannot do what was asked of it; a TypeError too
     ├── StaleValue                 a value of the stopped guest, used after the guest ran on
     ├── ProbeError                 what the kernel answers with an errno; has .errno_name and .errno
@@ -73,6 +74,7 @@ __all__ = [
     "MemberNotFound",
     "MemoryFault",
     "ModuleError",
+    "NotCompiled",
     "OutputClosed",
     "OutputError",
     "PlantRefused",
@@ -352,6 +354,14 @@ class ExprUnfit(ExprError):
     def __init__(self, message: str, text: str, column: int, functions: Sequence[str]) -> None:
         super().__init__(message, text, column)
         self.functions = tuple(functions)
+
+
+class NotCompiled(FprobeGdbError):
+    """A question about calls that pads in the guest cannot evaluate; handlers can."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why}, so pads cannot answer this; let handlers do it (--no-record)")
+        self.why = why
 
 
 class StaleValue(FprobeGdbError):

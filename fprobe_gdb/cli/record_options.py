@@ -25,11 +25,14 @@ def record_options(function: F) -> F:
     return click.option(
         "--record/--no-record",
         default=None,
-        help="Let the guest record calls by itself, ten times as cheap as a handler: pointers are just numbers, and "
-        f"nothing can be asked of a call. Default: for more than {RECORD_FROM} functions.",
+        help="Let the guest record calls by itself, ten times as cheap as a handler: pointers are just numbers. "
+        f"Default: for more than {RECORD_FROM} functions, and for --filter and the like with -f summary.",
     )(function)
 
 
-def should_record(k: Kernel, count: int) -> bool:
-    """Whether so many functions should be recorded, where that serves as well as handlers."""
-    return count > RECORD_FROM and k.can_record
+def should_record(k: Kernel, count: int, *, answered_at_end: bool) -> bool:
+    """Whether so many functions should be recorded, where that serves as well as handlers.
+
+    :param answered_at_end: something is asked of calls, and nobody wants to see each call for which it holds.
+    """
+    return (count > RECORD_FROM or answered_at_end) and k.can_record

@@ -18,13 +18,14 @@ from fprobe_gdb.cli.progress import working
 from fprobe_gdb.cli.record_options import record_options, should_record
 from fprobe_gdb.cli.sinks import open_sink
 from fprobe_gdb.cli.trace_options import Form, TraceCommand, What, form_options, what_options
-from fprobe_gdb.errors import GuestPanic, TargetLost
+from fprobe_gdb.errors import GuestPanic, NotCompiled, TargetLost
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.session.command_gate import start_at_gate
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.options import BootOptions
+from fprobe_gdb.session.pad_questions import asked_by, task_fields
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.tracer import Tracer
@@ -51,8 +52,19 @@ class _Request:
     @property
     def recordable(self) -> bool:
         """Whether all that is asked for can be had without handlers."""
-        with_handlers = self.questions or self.what.lines or self.what.selection.waits or self.form.stack
+        with_handlers = self.what.lines or self.what.selection.waits or self.form.stack
         return not (with_handlers or self.form.format == "ftrace")
+
+    @property
+    def quiet(self) -> bool:
+        """Whether only the end of the trace tells anything of its calls."""
+        return self.form.format == "summary"
+
+    def wants_record(self, k: Kernel, count: int) -> bool:
+        """Whether calls of so many functions should do without handlers, if they can."""
+        if self.record is not None or not self.recordable:
+            return bool(self.record)
+        return should_record(k, count, answered_at_end=bool(self.questions) and self.quiet)
 
     # Compile the questions for a kernel, at the addresses that its records have.
     def judge(self, knowledge: KernelKnowledge, records: ImageRecords) -> Judge | None:
@@ -151,32 +163,45 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
     with k:
         # The guest's addresses may be others than the image's, so all is made anew for it.
         ips = request.what.functions(k.records)
-        if request.record or (request.record is None and request.recordable and should_record(k, len(ips))):
-            recorder = RecordTracer(
-                k,
-                sink,
-                entry_only=request.entry_only,
-                nr_maxactive=request.nr_maxactive,
-                max_hits=request.max_hits,
-                quiet=request.form.format == "summary",
-                block=request.block,
-            )
-            _follow(k, recorder, request, lambda: recorder.register(ips))
-            return
+        judge = request.judge(k.knowledge, k.records)
+        why_handlers = ""
+        if request.wants_record(k, len(ips)):
+            try:
+                recorder = _recorder(k, sink, request, judge)
+            except NotCompiled as error:
+                why_handlers = error.why
+            else:
+                _follow(k, recorder, request, lambda: recorder.register(ips))
+                return
         tracer = Tracer(
             k,
             sink,
             entry_only=request.entry_only,
             nr_maxactive=request.nr_maxactive,
             max_hits=request.max_hits,
-            judge=request.judge(k.knowledge, k.records),
+            judge=judge,
             stack=request.form.stack,
             tracefs=request.form.format == "ftrace",
+            why_handlers=why_handlers,
         )
         definitions = request.what.definitions(k)
         # At the gate the guest's shell is busy.
         k.tracepoints.switch_on(it.symbol for it in definitions if it.is_tracepoint)
         _follow(k, tracer, request, lambda: tracer.register(ips, definitions, request.what.selection))
+
+
+# A tracer that does without handlers.
+def _recorder(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None) -> RecordTracer:
+    return RecordTracer(
+        k,
+        sink,
+        entry_only=request.entry_only,
+        nr_maxactive=request.nr_maxactive,
+        max_hits=request.max_hits,
+        quiet=request.quiet,
+        block=request.block,
+        asked=asked_by(judge, task_fields(k.knowledge), k.tsc_khz) if judge else None,
+    )
 
 
 def _request(command: str, values: dict[str, Any]) -> _Request:
@@ -192,8 +217,7 @@ def _request(command: str, values: dict[str, Any]) -> _Request:
         raise click.UsageError("--from-boot cannot wait for modules: they are found once the guest is up")
     if request.record and not request.recordable:
         raise click.UsageError(
-            "--record knows calls of --include alone: no events, --filter, --errors, --min-duration, --hist, "
-            "--count-by, --stack or -f ftrace; leave it out, and handlers serve them"
+            "--record knows calls of --include alone: no events, --stack or -f ftrace; leave it out, and handlers serve"
         )
     return request
 

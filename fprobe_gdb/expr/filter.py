@@ -39,9 +39,11 @@ _Key = TypeVar("_Key", bound=Hashable)
 class Predicate:
     """One expression over the hits of one function; call it with a hit."""
 
-    __slots__ = ("_test", "faults")
+    __slots__ = ("_test", "condition", "faults")
 
     def __init__(self, condition: Typed) -> None:
+        #: What it asks.
+        self.condition = condition
         self._test: Callable[[HitScope], int] = number(condition)
         #: Hits for which it could not be evaluated, and so was false: unreadable memory, an index outside its array,
         #: a division by zero.

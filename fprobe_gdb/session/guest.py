@@ -35,6 +35,7 @@ from fprobe_gdb.dispatch.base import Dispatch, RunEnd
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
+from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
 from fprobe_gdb.dispatch.trampoline.record_format import RecordForm, TaskNames
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
@@ -417,6 +418,7 @@ class Kernel(GuestView):
         nr_maxactive: int = 0,
         block: bool = False,
         ordered: bool = True,
+        asked: Mapping[int, Asked] | None = None,
     ) -> RecordProbe:
         """Record calls of functions inside the guest, without a handler: a thousand times as cheap as a hit.
 
@@ -432,21 +434,22 @@ class Kernel(GuestView):
         :param block: where the host is slow let the guest wait, up to a bound, instead of losing records.
         :param ordered: give records in the order in which things happened. Without it, which is cheaper, they come in
             the order of each CPU, one CPU after the other.
+        :param asked: by location, what is asked of each call before it is recorded. If something is asked at returns,
+            calls are recorded there, each as one record.
         :raise ZoneError: without trampolines, or when there is no room for another probe.
         :raise PlantRefused: when one of the functions cannot be given a trampoline; then none is recorded.
         """
-        if not isinstance(self._dispatch, TrampolineDispatch):
-            why = self._why_breakpoints or "the guest has not booted, or was booted with breakpoints"
-            raise ZoneError(f"recording needs trampolines, but {why}")
-        if self.target.state is not TargetState.STOPPED or self._dispatch.in_handler:
+        dispatch = self._recording_dispatch
+        if self.target.state is not TargetState.STOPPED or dispatch.in_handler:
             raise StateError("recording", "running", "stopped, outside handlers")
-        if self.num_possible_cpus() > self._dispatch.zone.rings:
+        if self.num_possible_cpus() > dispatch.zone.rings:
             raise ZoneError(f"the landing zone has no ring of records for each of {self.num_possible_cpus()} CPUs")
         if (ip := self.records.without_fentry(ips)) is not None:
             raise SiteNotRecorded(ip)
-        form = RecordForm(returns=not entry_only, args=args, names=self._task_names() if names else None)
+        decided = any(it.at_exit is not None for it in (asked or {}).values())
+        form = RecordForm(not entry_only, args, self._task_names() if names else None, decided)
         wanted = nr_maxactive or len(ips) * self.num_possible_cpus() * 2
-        return self._dispatch.record(ips, form, consume, nr_maxactive=wanted, block=block, ordered=ordered)
+        return dispatch.record(ips, form, consume, nr_maxactive=wanted, block=block, ordered=ordered, asked=asked)
 
     @property
     def can_record(self) -> bool:
@@ -500,14 +503,23 @@ class Kernel(GuestView):
 
     @property
     def tsc_khz(self) -> int:
-        """How many counts a millisecond of records' time stamps has, by the guest's measurement; 0 early in boot."""
-        assert isinstance(self._dispatch, TrampolineDispatch)
-        return self._dispatch.tsc_khz
+        """How many counts a millisecond of records' time stamps has, by the guest's measurement; 0 early in boot.
+
+        :raise ZoneError: without trampolines.
+        """
+        return self._recording_dispatch.tsc_khz
 
     def estimated_times(self, oldest_tsc: int, newest_tsc: int) -> TscClock:
         """The same for a guest that never came to measure it, by the host's clock."""
         assert isinstance(self._dispatch, TrampolineDispatch)
         return self._dispatch.estimated_times(oldest_tsc, newest_tsc)
+
+    @property
+    def _recording_dispatch(self) -> TrampolineDispatch:
+        if not isinstance(self._dispatch, TrampolineDispatch):
+            why = self._why_breakpoints or "the guest has not booted, or was booted with breakpoints"
+            raise ZoneError(f"recording needs trampolines, but {why}")
+        return self._dispatch
 
     def _task_names(self) -> TaskNames | None:
         if not self.has_types:

@@ -142,6 +142,8 @@ class Judge:
         asked = ips if questions else ()
         entries = {ip: _scope(knowledge, name_at(ip), False) for ip in asked}
         exits = {ip: _scope(knowledge, name_at(ip), True) for ip in asked}
+        #: The functions that are asked, at both ends of a call.
+        self.entries, self.exits = entries, exits
         self.at_entry, self.at_exit = _filters(questions, entries, exits)
         #: What is printed at the end.
         self.aggregates: list[Histogram | CountBy] = []

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from operator import sub
 
+from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
 from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordField, RecordKind, record_bits, record_ip
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
@@ -30,6 +32,7 @@ class RecordTracer:
     :param sink: gets all events, and the summary at last.
     :param quiet: no event of a call: only the summary, for which much less is recorded.
     :param block: let the guest wait instead of losing records.
+    :param asked: what is asked of each call, by location; see :func:`~fprobe_gdb.session.pad_questions.asked_by`.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class RecordTracer:
         max_hits: int | None = None,
         quiet: bool = False,
         block: bool = False,
+        asked: Mapping[int, Asked] | None = None,
     ) -> None:
         self._k = k
         self._sink = sink
@@ -50,6 +54,7 @@ class RecordTracer:
         self._max_hits = max_hits
         self._quiet = quiet
         self._block = block
+        self._asked = asked
         self._shown = 0
         self._line = ""
         self._summary = SummaryBuilder()
@@ -94,6 +99,7 @@ class RecordTracer:
             nr_maxactive=self._nr_maxactive,
             block=self._block,
             ordered=not self._quiet,
+            asked=self._asked,
         )
 
     def output(self, data: bytes) -> None:
@@ -116,6 +122,8 @@ class RecordTracer:
         summary = self._summary.build(
             host_ns=self._host_ns, ended=ended, command_status=command_status, dispatch="trampoline (record)"
         )
+        if self._probe:
+            summary = replace(summary, kept_out=self._probe.kept_out, faults=self._probe.faults)
         self._sink.write(summary)
         return summary
 
@@ -142,7 +150,8 @@ class RecordTracer:
         self._counted.update(words)
         if not form.returns:
             return
-        tscs, entered = (columns[at // 8 :: step].tolist() for at in (RecordField.TSC, form.retval_at + 8))
+        left_at = form.retval_at + 16 if form.decided else RecordField.TSC
+        tscs, entered = (columns[at // 8 :: step].tolist() for at in (left_at, form.retval_at + 8))
         exit_kind = record_bits(RecordKind.EXIT, self.probe.number)
         durations = self._durations
         for kind, word, counts in zip(batch.kinds, words, map(sub, tscs, entered), strict=True):
@@ -164,6 +173,7 @@ class RecordTracer:
                     of.hits += count
                 case RecordKind.EXIT:
                     of.exits += count
+                    of.hits += count if self.probe.form.decided else 0
                 case RecordKind.MISSED:
                     of.missed += count
         durations: dict[str, Durations] = {}
@@ -190,44 +200,59 @@ class RecordTracer:
             self._show(record, clock)
 
     def _show(self, record: Record, clock: TscClock) -> None:
-        event: EntryEvent | ExitEvent | MissedEvent
         record = record._replace(ip=self._k.recorded_ip(record.ip))
-        func, time_ns = self._name(record.ip), clock.at_ns(record.tsc)
-        where = (func, record.ip, record.ret_ip, record.cpu, record.task, time_ns)
         match record.kind:
             case RecordKind.ENTRY:
-                event = EntryEvent(
-                    *where,
-                    args=dict(zip(ARGUMENT_REGISTERS, record.args, strict=True)),
-                    caller=self._caller(record.ret_ip),
-                    depth=self._in_flight.entry(record),
-                    comm=record.comm,
-                    pid=record.pid,
-                    params=self._params(func, record),
-                )
+                self._write(self._entry(record, clock.at_ns(record.tsc), self._in_flight.entry(record)))
+                self._shown += 1
+            case RecordKind.EXIT if self.probe.form.decided:
+                # Which calls are around it is not known: they have not been decided.
+                self._write(self._entry(record, clock.at_ns(record.entered_tsc), 0))
+                self._write(self._exit(record, clock, 0))
                 self._shown += 1
             case RecordKind.EXIT:
-                event = ExitEvent(
-                    *where,
-                    retval=record.retval,
-                    duration_ns=(record.tsc - record.entered_tsc) * 1_000_000 // clock.khz,
-                    caller=self._caller(record.ret_ip),
-                    depth=self._in_flight.exit(record),
-                    comm=record.comm,
-                    pid=record.pid,
-                    result=self._result(func, record),
-                )
+                self._write(self._exit(record, clock, self._in_flight.exit(record)))
             case RecordKind.MISSED:
-                event = MissedEvent(*where, reason=MissReason.POOL, depth=self._in_flight.depth(record.task))
+                where = self._where(record, clock.at_ns(record.tsc))
+                depth = self._in_flight.depth(record.task)
+                self._write(MissedEvent(*where, reason=MissReason.POOL, depth=depth))
             case RecordKind.TASK_DEAD:
                 self._in_flight.task_dead(record.task)
                 return
         if record.ip == self._task_dead_ip:
             self._in_flight.task_dead(record.task)
-        self._summary.write(event)
-        self._sink.write(event)
         if self.full:
             self._k.stop()
+
+    def _write(self, event: EntryEvent | ExitEvent | MissedEvent) -> None:
+        self._summary.write(event)
+        self._sink.write(event)
+
+    def _where(self, record: Record, time_ns: int) -> tuple[str, int, int, int, int, int]:
+        return self._name(record.ip), record.ip, record.ret_ip, record.cpu, record.task, time_ns
+
+    def _entry(self, record: Record, time_ns: int, depth: int) -> EntryEvent:
+        return EntryEvent(
+            *self._where(record, time_ns),
+            args=dict(zip(ARGUMENT_REGISTERS, record.args, strict=True)),
+            caller=self._caller(record.ret_ip),
+            depth=depth,
+            comm=record.comm,
+            pid=record.pid,
+            params=self._params(self._name(record.ip), record),
+        )
+
+    def _exit(self, record: Record, clock: TscClock, depth: int) -> ExitEvent:
+        return ExitEvent(
+            *self._where(record, clock.at_ns(record.tsc)),
+            retval=record.retval,
+            duration_ns=(record.left_tsc - record.entered_tsc) * 1_000_000 // clock.khz,
+            caller=self._caller(record.ret_ip),
+            depth=depth,
+            comm=record.comm,
+            pid=record.pid,
+            result=self._result(self._name(record.ip), record),
+        )
 
     # What the ring had no room for, by function as far as that is known.
     def _tell_losses(self) -> None:

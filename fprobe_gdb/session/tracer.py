@@ -59,6 +59,7 @@ class Tracer:
     :param judge: which calls are shown, and what is added up; None for all, and nothing.
     :param stack: frames of kernel stack to show with each entry, and with each hit of a probe event; 0 for none.
     :param tracefs: also tell what only lines in tracefs' form have.
+    :param why_handlers: why calls are not recorded, as a clause, where that was wished for.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class Tracer:
         judge: Judge | None = None,
         stack: int = 0,
         tracefs: bool = False,
+        why_handlers: str = "",
     ) -> None:
         self._k = k
         self._stack = stack
         self._flags = FlagsReader(k) if tracefs else None
         self._runner: ProbeEventRunner | None = None
         self._judge = judge
+        self._why_handlers = f"; not recorded, since {why_handlers}" if why_handlers else ""
         self._shown = 0
         self._sink = sink
         self._max_hits = max_hits
@@ -140,7 +143,7 @@ class Tracer:
             host_ns=self._k.stopped_ns,
             ended=ended,
             command_status=command_status,
-            dispatch=self._k.dispatch_name,
+            dispatch=self._k.dispatch_name + self._why_handlers,
             cpus=len(self._k.target.vcpus),
         )
         if self._judge:

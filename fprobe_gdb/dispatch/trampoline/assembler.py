@@ -14,7 +14,7 @@ _NUMBERS = {
     "ax": 0, "cx": 1, "dx": 2, "bx": 3, "sp": 4, "bp": 5, "si": 6, "di": 7,
     "r8": 8, "r9": 9, "r10": 10, "r11": 11, "r12": 12, "r13": 13, "r14": 14, "r15": 15,
 }  # fmt: skip
-_CONDITIONS = {"b": 2, "ae": 3, "e": 4, "ne": 5, "be": 6, "a": 7}
+_CONDITIONS = {"b": 2, "ae": 3, "e": 4, "ne": 5, "be": 6, "a": 7, "l": 12, "ge": 13, "le": 14, "g": 15}
 _MASK32 = (1 << 32) - 1
 
 
@@ -105,6 +105,19 @@ class Asm:
         else:
             self._registers(b"\xc7", 0, to, wide=True, imm=_signed32(value))
 
+    def mov_imm64(self, to: str, value: int) -> None:
+        """``mov r64, imm64``."""
+        number = _NUMBERS[to]
+        self._code += bytes([0x48 | number >> 3, 0xB8 | number & 7]) + value.to_bytes(8, "little")
+
+    def movzwl(self, to: str, source: Mem) -> None:
+        """``movzx r32, m16``."""
+        self._memory(b"\x0f\xb7", _NUMBERS[to], source, wide=False)
+
+    def movzbl(self, to: str, source: Mem) -> None:
+        """``movzx r32, m8``."""
+        self._memory(b"\x0f\xb6", _NUMBERS[to], source, wide=False)
+
     def movb_imm(self, to: Mem, value: int) -> None:
         """``mov m8, imm8``."""
         self._memory(b"\xc6", 0, to, wide=False, imm=bytes([value]))
@@ -148,6 +161,14 @@ class Asm:
     def or_(self, to: str, source: str | Mem) -> None:
         """``or r64, r64``."""
         self._two(to, source, b"\x0b", b"\x09", wide=True)
+
+    def and_(self, to: str, source: str | Mem) -> None:
+        """``and r64, r64``."""
+        self._two(to, source, b"\x23", b"\x21", wide=True)
+
+    def xor(self, to: str, source: str | Mem) -> None:
+        """``xor r64, r64``."""
+        self._two(to, source, b"\x33", b"\x31", wide=True)
 
     def xorl(self, to: str, source: str) -> None:
         """``xor r32, r32``."""
@@ -195,6 +216,46 @@ class Asm:
     def shr_imm(self, to: str, count: int) -> None:
         """``shr r64, imm8``."""
         self._registers(b"\xc1", 5, to, wide=True, imm=bytes([count]))
+
+    def sar_imm(self, to: str, count: int) -> None:
+        """``sar r64, imm8``."""
+        self._registers(b"\xc1", 7, to, wide=True, imm=bytes([count]))
+
+    def shl_cl(self, to: str) -> None:
+        """``shl r64, cl``."""
+        self._registers(b"\xd3", 4, to, wide=True)
+
+    def shr_cl(self, to: str) -> None:
+        """``shr r64, cl``."""
+        self._registers(b"\xd3", 5, to, wide=True)
+
+    def sar_cl(self, to: str) -> None:
+        """``sar r64, cl``."""
+        self._registers(b"\xd3", 7, to, wide=True)
+
+    def imul(self, to: str, source: str) -> None:
+        """``imul r64, r64``."""
+        self._registers(b"\x0f\xaf", _NUMBERS[to], source, wide=True)
+
+    def neg(self, to: str) -> None:
+        """``neg r64``."""
+        self._registers(b"\xf7", 3, to, wide=True)
+
+    def mul(self, source: str) -> None:
+        """``mul r64``: rdx:rax is rax times it."""
+        self._registers(b"\xf7", 4, source, wide=True)
+
+    def div(self, source: str) -> None:
+        """``div r64``: rdx:rax by it; rax is the quotient, rdx the rest."""
+        self._registers(b"\xf7", 6, source, wide=True)
+
+    def idiv(self, source: str) -> None:
+        """``idiv r64``: the same of signed numbers."""
+        self._registers(b"\xf7", 7, source, wide=True)
+
+    def cqo(self) -> None:
+        """``cqo``: rdx gets the sign of rax."""
+        self._code += b"\x48\x99"
 
     def incl(self, to: str | Mem) -> None:
         """``inc r32`` or ``inc m32``; one instruction, so no interrupt of the same CPU can come in between."""
@@ -247,8 +308,12 @@ class Asm:
         self._branch(b"\xe9", to)
 
     def jcc(self, condition: str, label: str) -> None:
-        """``jCC rel32``; conditions ``b``, ``ae``, ``e``, ``ne``, ``be``, ``a``."""
+        """``jCC rel32``; conditions by the names of the mnemonics, those of signed numbers too."""
         self._branch(bytes([0x0F, 0x80 | _CONDITIONS[condition]]), label)
+
+    def jmp_mem(self, source: Mem) -> None:
+        """``jmp m64``."""
+        self._memory(b"\xff", 4, source, wide=False)
 
     def call(self, to: str | int) -> None:
         """``call rel32``."""

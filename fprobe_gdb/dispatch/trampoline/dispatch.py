@@ -19,6 +19,7 @@ from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
 from fprobe_gdb.dispatch.trampoline.hits import Hits
 from fprobe_gdb.dispatch.trampoline.lost import LostCalls
 from fprobe_gdb.dispatch.trampoline.outcome import Outcome
+from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
 from fprobe_gdb.dispatch.trampoline.pads import CallPads, call_pads
 from fprobe_gdb.dispatch.trampoline.plans import Planner
 from fprobe_gdb.dispatch.trampoline.planter import Planter
@@ -254,10 +255,13 @@ class TrampolineDispatch:
         nr_maxactive: int,
         block: bool = False,
         ordered: bool = True,
+        asked: Mapping[int, Asked] | None = None,
     ) -> RecordProbe:
         """Record functions, without handlers, from now on. The guest is stopped. See :meth:`.recorder.Recorder.add`."""
         self.recorder.task_dead_ip = self.task_dead_ip
-        probe = self.recorder.add(ips, form, consume, nr_maxactive=nr_maxactive, block=block, ordered=ordered)
+        probe = self.recorder.add(
+            ips, form, consume, nr_maxactive=nr_maxactive, block=block, ordered=ordered, asked=asked
+        )
         try:
             self.sync()
         except BaseException:

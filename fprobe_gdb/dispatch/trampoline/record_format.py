@@ -38,7 +38,7 @@ class RecordKind(IntEnum):
 
     #: A function was entered.
     ENTRY = 0
-    #: A call whose entry was recorded has returned.
+    #: A call whose entry was recorded has returned; or, where calls are recorded at their return, a call.
     EXIT = 1
     #: A function was entered, and the probe had no node left for its return.
     MISSED = 2
@@ -66,6 +66,8 @@ class NodeWord(IntEnum):
     RET_ADDR = 0
     #: While it is free: lower half of the address of the next free node, 0 for none.
     NEXT = 8
+    #: While it is in use, and its call is recorded at its return: which part of the exit pad does that.
+    DECIDE = 8
     #: While it is in use: ``struct task_struct *``; else 0.
     TASK = 16
     FRAME = 24
@@ -86,6 +88,9 @@ class ProbeWord(IntEnum):
     #: Calls of functions without a counter of their own for which the ring had no room, and returns of all.
     LOST = 8
     LOST_EXITS = 16
+    #: Calls that were asked something, and are not recorded for their answer; and for how many there was none.
+    KEPT_OUT = 24
+    FAULTS = 32
 
 
 class RingWord(IntEnum):
@@ -111,6 +116,7 @@ COMM_BYTES = 16
 _NAMES_BYTES = COMM_BYTES + 8
 _ARGS_BYTES = 48
 _EXIT_BYTES = 16
+_DECIDED_BYTES = 24
 
 
 class Record(NamedTuple):
@@ -125,11 +131,13 @@ class Record(NamedTuple):
     tsc: int
     task: int
     ret_ip: int
-    #: The argument registers; empty where they are not recorded, and with other kinds than entries.
+    #: The argument registers; empty where they are not recorded, and with other kinds than entries and decided calls.
     args: tuple[int, ...]
     #: Exits: the register ax, and the entry's ``tsc``.
     retval: int
     entered_tsc: int
+    #: Exits: the counter value by which the call's duration goes.
+    left_tsc: int
     #: None where they are not recorded.
     comm: str | None
     pid: int | None
@@ -142,26 +150,31 @@ class RecordForm:
     :param returns: returns are recorded too.
     :param args: entries hold the six argument registers.
     :param names: records hold the task's name and pid.
+    :param decided: a call is recorded once, at its return, which decides whether it is.
     """
 
     returns: bool = False
     args: bool = False
     names: TaskNames | None = None
+    decided: bool = False
 
     @property
     def args_at(self) -> int:
-        """Offset of what an entry has: the argument registers."""
-        return RecordField.NODE + (8 if self.returns else 0)
+        """Offset of the argument registers."""
+        return self.retval_at + (_DECIDED_BYTES if self.decided else 0)
 
     @property
     def retval_at(self) -> int:
-        """Offset of what an exit has: the register ax, and the ``tsc`` of its entry."""
-        return self.args_at
+        """Offset of what an exit has: the register ax, its entry's ``tsc``, and that by which it was decided."""
+        return RecordField.NODE + (8 if self.returns else 0)
 
     @property
     def names_at(self) -> int:
         """Offset of ``comm``, with ``pid`` behind it."""
-        return self.args_at + max(_ARGS_BYTES if self.args else 0, _EXIT_BYTES if self.returns else 0)
+        args_bytes = _ARGS_BYTES if self.args else 0
+        if self.decided:
+            return self.args_at + args_bytes
+        return self.args_at + max(args_bytes, _EXIT_BYTES if self.returns else 0)
 
     @property
     def size_bytes(self) -> int:
@@ -170,7 +183,9 @@ class RecordForm:
 
     def decode(self, data: bytes) -> list[Record]:
         """Take records apart, as they lie in the ring."""
-        body = (self.names_at - self.args_at) // 8
+        body = (self.names_at - self.retval_at) // 8
+        first_arg = (self.args_at - self.retval_at) // 8
+        with_args = RecordKind.EXIT if self.decided else RecordKind.ENTRY
         layout = struct.Struct(f"<QQQQ{'Q' if self.returns else ''}{body}Q" + ("16sII" if self.names else ""))
         records = []
         for word, tsc, task, ret_ip, *rest in layout.iter_unpack(data):
@@ -181,9 +196,10 @@ class RecordForm:
             records.append(
                 Record(
                     kind, record_ip(word), word >> 8 & 0xFF, node, tsc, task, ret_ip,
-                    args=tuple(rest[:6]) if self.args and kind is RecordKind.ENTRY else (),
+                    args=tuple(rest[first_arg : first_arg + 6]) if self.args and kind is with_args else (),
                     retval=rest[0] if is_exit else 0,
                     entered_tsc=rest[1] if is_exit else 0,
+                    left_tsc=(rest[2] if self.decided else tsc) if is_exit else 0,
                     comm=None if comm is None else comm.partition(b"\0")[0].decode(errors="replace"),
                     pid=pid,
                 )

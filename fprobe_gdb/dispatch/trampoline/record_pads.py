@@ -17,16 +17,24 @@ counter values, records of one node are in the order in which it was used, on wh
 Registers: ftrace's own entry code leaves r10, r11 and the flags to whoever wants them (arch/x86/kernel/ftrace_64.S,
 ``save_mcount_regs``, 5.10 to 6.18), and behind a return all but ax and dx are free (``return_to_handler`` there).
 
+Where something is asked of calls (:class:`~.pad_expr.Asked`), that comes first, and of what is kept out only the number
+is left. What is asked at a return decides whether the call is recorded at all: its entry leaves what a record needs in
+the node, and in the node's words for arguments.
+
 Much depends on how long this takes, and that on what is dear under TCG: a conditional branch, since what is translated
 in one piece ends there; an access to memory; and above all a jump out of the page, so a pad lies in one page.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
 from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at, gs, rip
+from fprobe_gdb.dispatch.trampoline.pad_expr import Asked, Entered, PadExpr, walk
+from fprobe_gdb.dispatch.trampoline.pad_expr_code import ExprCode, Seat
 from fprobe_gdb.dispatch.trampoline.pads import DOORBELL_PORT
 from fprobe_gdb.dispatch.trampoline.record_format import (
     FENTRY_BYTES,
@@ -43,6 +51,7 @@ from fprobe_gdb.dispatch.trampoline.zone import (
     HOST_NODES,
     LOSS_SHIFT,
     MAX_NODES,
+    NODE_ARGS_BYTES,
     NODE_BYTES,
     RING_WORDS_BYTES,
     STUB_BYTES,
@@ -59,6 +68,10 @@ _NODES_BY_STUBS_SHIFT = NODE_BYTES.bit_length() - STUB_BYTES.bit_length()
 _STUBS_BYTES = MAX_NODES * STUB_BYTES
 _SIGN = 1 << 64
 _ALIGN = 64
+_PRESERVED = ("bx", "bp", "r12", "r13", "r14", "r15")
+
+
+_NOTHING = Asked()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +110,25 @@ def record_pads(
     block: bool = False,
     probes_task_dead: bool = False,
     then: int | None = None,
+    asked: Asked = _NOTHING,
 ) -> RecordPads:
-    """Assemble the pads of a probe.
+    """Assemble the pads of a probe, or those for some of its functions.
 
     :param addr: where they will be.
     :param probe: its number, from 1 on.
     :param block: wait for room in the ring, as long as call mode waits for an answer.
     :param probes_task_dead: ``do_task_dead`` is one of the probe's functions.
     :param then: a pad that is next at an entry, with everything as the function's entry had it.
+    :param asked: what is asked of these functions' calls; at the return if ``form`` says so.
     """
     asm = Asm(addr)
-    pad = _Pad(asm, place, form, probe, block, then)
-    asm.label("entry")
-    pad.entry()
+    pad = _Pad(asm, place, form, probe, block, then, asked)
     if form.returns:
         asm.label("exit")
         pad.exit()
+    asm.label("entry")
+    pad.entry()
+    if form.returns:
         asm.label("task_dead")
         pad.task_dead(probes_task_dead)
     code = asm.finish()
@@ -129,12 +145,35 @@ class _Pad:
     probe: int
     block: bool
     then: int | None
+    asked: Asked
 
     def entry(self) -> None:
         asm, returns = self.asm, self.form.returns
         self._save()
+        denied = self._ask_at_entry("entry.")
         if returns:
             self._take_node()
+        if self.form.decided:
+            self._await()
+        else:
+            self._record_entry()
+        asm.label("entry.leave")
+        self._restore(self.then)
+        self._denied("entry.", denied, "entry.leave")
+        if not self.form.decided:
+            self._stub_parent("entry.")
+            self._full("entry.", "entry.lost")
+            asm.label("entry.lost")
+            if returns:
+                self._push_node("lost.", "r10", rip(self._probe_word(ProbeWord.FREE)), "dx", "r11")
+            asm.label("lost")
+            self._count_lost()
+            asm.jmp("entry.leave")
+        if returns:
+            self._missed()
+
+    def _record_entry(self) -> None:
+        asm, returns = self.asm, self.form.returns
         self._reserve("entry.")
         asm.mov("ax", at("sp", _RETURN_SLOT))
         if returns:
@@ -147,20 +186,48 @@ class _Pad:
         self._arguments()
         self._word(RecordKind.ENTRY)
         if returns:
+            asm.mov(at("r11", RecordField.NODE), "r10")
             self._hook()
         self._commit()
-        asm.label("entry.leave")
-        self._restore(self.then)
-        self._stub_parent("entry.")
-        self._full("entry.", "entry.lost")
-        asm.label("entry.lost")
-        if returns:
-            self._push_node("lost.", "r10", rip(self._probe_word(ProbeWord.FREE)), "dx", "r11")
-        asm.label("lost")
-        self._count_lost()
-        asm.jmp("entry.leave")
-        if returns:
-            self._missed()
+
+    # The return will decide: leave all that it needs in the node.
+    def _await(self) -> None:
+        asm = self.asm
+        asm.mov("ax", at("sp", _RETURN_SLOT))
+        asm.mov(at("r10", NodeWord.RET_ADDR), "ax")
+        asm.lea("dx", at("sp", _RETURN_SLOT))
+        asm.mov(at("r10", NodeWord.FRAME), "dx")
+        asm.lea("ax", rip(asm.address_of("exit.decide")))
+        asm.mov(at("r10", NodeWord.DECIDE), "ax")
+        if self._keeps_args:
+            self._node_args("r10", "r11")
+            for number, name in enumerate(ARGUMENT_REGISTERS):
+                if name == "dx":
+                    asm.mov("ax", at("sp"))
+                asm.mov(at("r11", 8 * number), "ax" if name == "dx" else name)
+        self._now()
+        asm.mov(at("r10", NodeWord.ENTERED), "ax")
+        if (task := self.place.offsets.current_task) is not None:
+            asm.mov("ax", gs(task))
+            asm.mov(at("r10", NodeWord.TASK), "ax")
+        self._word(RecordKind.ENTRY)
+        self._hook()
+
+    @property
+    def _keeps_args(self) -> bool:
+        asked = self.asked.at_exit
+        return self.form.args or (asked is not None and any(isinstance(node, Entered) for node in walk(asked)))
+
+    # Where a node's words for arguments are.
+    def _node_args(self, node: str, to: str) -> None:
+        asm, zone = self.asm, self.place.zone
+        asm.mov(to, node)
+        asm.sub_imm(to, zone.node(HOST_NODES) - _SIGN)
+        asm.mov("ax", to)
+        asm.shr_imm("ax", 2)
+        asm.sub(to, "ax")
+        assert NODE_ARGS_BYTES * 4 == NODE_BYTES * 3
+        asm.add_imm(to, zone.node_args - _SIGN)
 
     # No node is left.
     def _missed(self) -> None:
@@ -168,6 +235,10 @@ class _Pad:
         asm.label("no_node")
         self._entered("missed.", RecordKind.MISSED)
         asm.jmp("entry.leave")
+        if self.form.decided:
+            asm.label("lost")
+            self._count_lost()
+            asm.jmp("entry.leave")
         self._full("missed.", "lost")
 
     def exit(self) -> None:
@@ -179,20 +250,14 @@ class _Pad:
         asm.sub_imm("di", zone.stubs + FENTRY_BYTES - _SIGN)
         asm.shl_imm("di", _NODES_BY_STUBS_SHIFT)
         asm.add_imm("di", zone.nodes - _SIGN)
-        asm.mov("si", at("di", NodeWord.RET_ADDR))
-        asm.mov(at("sp"), "si")
-        self._reserve("exit.")
-        self._tsc()
-        self._task()
-        asm.mov("ax", "si")
-        self._parent("exit.")
-        asm.mov(at("r11", RecordField.NODE), "di")
-        asm.mov(at("r11", self.form.retval_at), "r8")
-        asm.mov("ax", at("di", NodeWord.ENTERED))
-        asm.mov(at("r11", self.form.retval_at + 8), "ax")
-        asm.mov("ax", at("di", NodeWord.WORD))
-        asm.add_imm("ax", RecordKind.EXIT - RecordKind.ENTRY)
-        self._commit()
+        asm.mov("ax", at("di", NodeWord.RET_ADDR))
+        asm.mov(at("sp"), "ax")
+        denied = None
+        if self.form.decided:
+            asm.jmp_mem(at("di", NodeWord.DECIDE))
+            asm.label("exit.decide")
+            denied = self._ask_at_exit("exit.")
+        self._record_exit()
         asm.label("exit.free")
         asm.mov_imm(at("di", NodeWord.TASK), 0)
         self._push_node("exit.", "di", rip(self._probe_word(ProbeWord.FREE)), "cx", "dx")
@@ -200,23 +265,129 @@ class _Pad:
         asm.mov("dx", "r9")
         asm.mov("ax", "r8")
         asm.ret()
+        self._denied("exit.", denied, "exit.free")
         self._stub_parent("exit.")
         self._full("exit.", "exit.lost")
         asm.label("exit.lost")
-        asm.lock_inc(rip(self._probe_word(ProbeWord.LOST_EXITS)))
+        if self.form.decided:
+            self._count_lost(at_exit=True)
+        else:
+            asm.lock_inc(rip(self._probe_word(ProbeWord.LOST_EXITS)))
         asm.jmp("exit.free")
+
+    def _record_exit(self) -> None:
+        asm = self.asm
+        self._reserve("exit.")
+        self._tsc()
+        self._task()
+        asm.mov("ax", at("di", NodeWord.RET_ADDR))
+        self._parent("exit.")
+        asm.mov(at("r11", RecordField.NODE), "di")
+        asm.mov(at("r11", self.form.retval_at), "r8")
+        asm.mov("ax", at("di", NodeWord.ENTERED))
+        asm.mov(at("r11", self.form.retval_at + 8), "ax")
+        if self.form.decided:
+            self._decided()
+        asm.mov("ax", at("di", NodeWord.WORD))
+        asm.add_imm("ax", RecordKind.EXIT - RecordKind.ENTRY)
+        self._commit()
+
+    # What only records of whole calls have.
+    def _decided(self) -> None:
+        asm, form = self.asm, self.form
+        asm.mov(at("r11", form.retval_at + 16), "cx")
+        if form.args:
+            for at_bytes in range(0, NODE_ARGS_BYTES, 8):
+                asm.mov("ax", at("si", at_bytes))
+                asm.mov(at("r11", form.args_at + at_bytes), "ax")
+
+    # Section: questions
+
+    # Returns how many words are on the stack while they are asked; None for no question.
+    def _ask_at_entry(self, scope: str) -> int | None:
+        if self.asked.at_entry is None:
+            return None
+        registers = {name: name for name in (*ARGUMENT_REGISTERS, *_PRESERVED)}
+
+        def seat(kept_bytes: int) -> Seat:
+            return self._seat(
+                entered=registers | {"dx": at("sp", kept_bytes), "ax": at("sp", kept_bytes + 8)},
+                frame_is=at("sp", kept_bytes + _RETURN_SLOT),
+                ret_addr=at("sp", kept_bytes + _RETURN_SLOT),
+            )
+
+        return self._ask(scope, self.asked.at_entry, seat)
+
+    # cx is the counter's value, si the address of the node's words for arguments; both are for _decided(), too.
+    def _ask_at_exit(self, scope: str) -> int | None:
+        asm = self.asm
+        self._now()
+        asm.mov("cx", "ax")
+        if self._keeps_args:
+            self._node_args("di", "si")
+        if self.asked.at_exit is None:
+            return None
+
+        def seat(kept_bytes: int) -> Seat:
+            return self._seat(
+                entered={name: at("si", 8 * number) for number, name in enumerate(ARGUMENT_REGISTERS)},
+                left={name: name for name in _PRESERVED} | {"ax": "r8", "dx": "r9"},
+                frame_in=at("di", NodeWord.FRAME),
+                ret_addr=at("di", NodeWord.RET_ADDR),
+                entered_tsc=at("di", NodeWord.ENTERED),
+                left_tsc="cx",
+            )
+
+        return self._ask(scope, self.asked.at_exit, seat)
+
+    def _seat(self, **where: Any) -> Seat:
+        place = self.place
+        return Seat(place.zone, place.offsets, place.cpu_number, **where)
+
+    def _ask(self, scope: str, question: PadExpr, seat: Callable[[int], Seat]) -> int:
+        asm, fault, denied = self.asm, scope + "fault", scope + "denied"
+        trial = ExprCode(Asm(asm.here), seat(0), scope + "asked", fault)
+        trial.branch(question, denied, False)
+        kept_bytes = 8 * trial.most_kept
+        if kept_bytes:
+            asm.lea("sp", at("sp", -kept_bytes))
+        ExprCode(asm, seat(kept_bytes), scope + "asked", fault).branch(question, denied, False)
+        if kept_bytes:
+            asm.lea("sp", at("sp", kept_bytes))
+        return kept_bytes
+
+    # Where a question leads that is answered by no, or not at all.
+    def _denied(self, scope: str, kept_bytes: int | None, leave: str) -> None:
+        asm = self.asm
+        if kept_bytes is None:
+            return
+        asm.label(scope + "fault")
+        asm.lock_inc(rip(self._probe_word(ProbeWord.FAULTS)))
+        asm.label(scope + "denied")
+        if kept_bytes:
+            asm.lea("sp", at("sp", kept_bytes))
+        asm.lock_inc(rip(self._probe_word(ProbeWord.KEPT_OUT)))
+        asm.jmp(leave)
+
+    # Section: tasks that die
 
     # The entry of do_task_dead: the calls of this task will never return; all nodes that it has are free again. What
     # it calls from here on has no pads (__schedule() is notrace) or returns.
     def task_dead(self, probed: bool) -> None:
         asm = self.asm
         self._save()
-        self._entered("dead.", RecordKind.ENTRY if probed else RecordKind.TASK_DEAD)
+        denied = self._ask_at_entry("dead.") if probed else None
+        # Where the return decides, there is nothing to record: this one does not return.
+        if not self.form.decided:
+            self._entered("dead.", RecordKind.ENTRY if probed else RecordKind.TASK_DEAD)
         asm.label("dead.walk")
         asm.push("cx")
         self._free_nodes()
         asm.pop("cx")
         self._restore(self.then)
+        self._denied("dead.", denied, "dead.walk")
+        if self.form.decided:
+            return
         self._full("dead.", "dead.lost")
         asm.label("dead.lost")
         if probed:
@@ -429,19 +600,22 @@ class _Pad:
     def _hook(self) -> None:
         asm = self.asm
         asm.mov(at("r10", NodeWord.WORD), "ax")
-        asm.mov(at("r11", RecordField.NODE), "r10")
         asm.mov("dx", at("r10", NodeWord.STUB))
         asm.mov(at("sp", _RETURN_SLOT), "dx")
 
     # By function if it has a counter, else by probe; in one place only, so that the sum is right at any moment.
     # Clobbers ax, dx.
-    def _count_lost(self) -> None:
+    def _count_lost(self, *, at_exit: bool = False) -> None:
         asm, zone = self.asm, self.place.zone
         if not zone.losses_bytes:
             asm.lock_inc(rip(self._probe_word(ProbeWord.LOST)))
             return
         scope = f"lost{asm.here:x}."
-        asm.mov("ax", at("sp", _BEHIND))
+        if at_exit:
+            asm.mov("ax", at("di", NodeWord.WORD))
+            asm.sar_imm("ax", IP_SHIFT)
+        else:
+            asm.mov("ax", at("sp", _BEHIND))
         asm.sub_imm("ax", FENTRY_BYTES)
         asm.sub_imm("ax", self.place.text - _SIGN)
         asm.shr_imm("ax", LOSS_SHIFT)

@@ -1,7 +1,8 @@
 """Record mode, the host's side: which functions are recorded by which probe, and the records that come of it.
 
-Rule 1: a call is in one of ``hits`` (its record was taken), ``nmissed`` (its record says that no node was left) and
-``lost`` (there was no room for a record). All three are counted by the pads.
+Rule 1: a call is in one of ``hits`` (its record was taken), ``nmissed`` (its record says that no node was left),
+``lost`` (there was no room for a record) and ``kept_out`` (it was asked something, and the answer was no). All four are
+counted by the pads. Where the return decides, calls that have not returned are in none of them.
 Rule 2: while a probe is disabled its functions are not planted, and returns are not told, as with an fprobe: what was
 entered before comes home unseen, what is entered meanwhile is no call.
 Rule 3: probes come and go while the guest is stopped. Code of pads stays for good: a vCPU may be in it at any time.
@@ -10,12 +11,13 @@ Rule 3: probes come and go while the guest is stopped. Code of pads stays for go
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 from fprobe_gdb.dispatch.trampoline.assembler import Asm
 from fprobe_gdb.dispatch.trampoline.node_pools import NodePools
+from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
 from fprobe_gdb.dispatch.trampoline.record_format import ProbeWord, RecordForm, RecordKind, record_bits
 from fprobe_gdb.dispatch.trampoline.record_order import RecordOrder
 from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace, RecordPads, record_pads
@@ -31,6 +33,7 @@ __all__ = ["RecordProbe", "Recorder"]
 # What one drain takes out of each ring at most, so that hits that wait for the host do not wait for long.
 _DRAIN_BYTES = 1 << 20
 _PAGE_BYTES = 4096
+_NOTHING = Asked()
 
 
 @dataclass(slots=True, eq=False)
@@ -47,6 +50,8 @@ class RecordProbe:
     #: How many calls can be in flight at once; 0 where returns are not recorded.
     nr_maxactive: int
     block: bool
+    #: What is asked of each call, by location; nothing where a location is missing.
+    asked: Mapping[int, Asked] = field(default_factory=dict)
     #: Keeps records until they can be given in the order of their time; None where any order will do.
     order: RecordOrder | None = None
     #: Calls that were recorded.
@@ -59,13 +64,16 @@ class RecordProbe:
     lost: int = 0
     #: Returns for which it had none.
     lost_exits: int = 0
+    #: Calls that are not recorded for what was asked of them, and for how many of them there was no answer.
+    kept_out: int = 0
+    faults: int = 0
     #: ``lost`` by function; those of modules, and all in a small zone, are only in the sum.
     losses: dict[int, int] = field(default_factory=dict)
     #: Nothing is recorded, until it is enabled again.
     disabled: bool = False
     number: int = -1
-    #: What its locations call, by the pad that has to be next there.
-    entries: dict[int | None, int] = field(default_factory=dict)
+    #: What its locations call, by the pad that has to be next there and what is asked there.
+    entries: dict[tuple[int | None, Asked | None], int] = field(default_factory=dict)
 
 
 class Recorder:
@@ -92,7 +100,7 @@ class Recorder:
         # Probes that are gone, some of whose calls are in flight; their numbers are not free.
         self._leaving: dict[int, RecordProbe] = {}
         self._next_number = 1
-        self._pads: dict[tuple[int, RecordForm, bool, bool, int | None], RecordPads] = {}
+        self._pads: dict[tuple[int, RecordForm, bool, bool, int | None, Asked], RecordPads] = {}
         # Which exit pad the stub of a node calls.
         self._stub_calls: dict[int, int] = {}
         self._changed: set[int] = set()
@@ -126,12 +134,13 @@ class Recorder:
         """
         probe = self._probe_at.get(ip)
         if ip == self.task_dead_ip and (watcher := probe if probe and probe.form.returns else self._watcher):
-            return self._make_pads(watcher, then).task_dead
+            return self._make_pads(watcher, ip, then).task_dead
         if probe is None or probe.disabled:
             return None
-        if then not in probe.entries:
-            probe.entries[then] = self._make_pads(probe, then).entry
-        return probe.entries[then]
+        key = (then, probe.asked.get(ip))
+        if key not in probe.entries:
+            probe.entries[key] = self._make_pads(probe, ip, then).entry
+        return probe.entries[key]
 
     # The probe whose pad gives nodes back at do_task_dead; those of disabled ones may be out, too.
     @property
@@ -149,11 +158,13 @@ class Recorder:
         nr_maxactive: int,
         block: bool = False,
         ordered: bool = True,
+        asked: Mapping[int, Asked] | None = None,
     ) -> RecordProbe:
         """Record these functions, as soon as :attr:`ips` are planted. The guest is stopped.
 
         :param nr_maxactive: calls in flight at once, if returns are recorded; as many as there is room for, at most.
         :param ordered: give records in the order of their time, a little later, and at some cost for each.
+        :param asked: what is asked of calls, by location.
         :raise SiteRecorded: one of them is recorded already.
         :raise ZoneError: there is no room for another probe.
         """
@@ -169,8 +180,9 @@ class Recorder:
             raise SiteRecorded(dead)
         number = self._free_number()
         order = RecordOrder(number, form.size_bytes) if ordered else None
-        probe = RecordProbe(frozenset(ips), form, consume, 0, block, order, number=number)
-        pads = self._make_pads(probe, None)
+        probe = RecordProbe(frozenset(ips), form, consume, 0, block, asked or {}, order, number=number)
+        # All pads that it needs, before anything is given to it.
+        pads, *_ = [self._make_pads(probe, ip, None) for ip in self._differently_asked(probe)]
         self._sizes[probe.number] = form.size_bytes
         self._clear_words(probe)
         if form.returns:
@@ -300,17 +312,19 @@ class Recorder:
 
     def _count(self, probe: RecordProbe, batch: Batch) -> None:
         of_kind = [batch.kinds.count(record_bits(kind, probe.number)) for kind in RecordKind]
-        probe.hits += of_kind[RecordKind.ENTRY]
+        probe.hits += of_kind[RecordKind.EXIT if probe.form.decided else RecordKind.ENTRY]
         probe.exits += of_kind[RecordKind.EXIT]
         probe.nmissed += of_kind[RecordKind.MISSED]
 
     def count_lost(self, probe: RecordProbe) -> None:
-        """Look after what this probe has lost so far."""
+        """Look after what this probe has lost, and kept out, so far."""
         places = ((ip, self._loss_place(ip)) for ip in probe.ips)
         counts = ((ip, self._losses[place]) for ip, place in places if place is not None)
         probe.losses = {ip: count for ip, count in counts if count}
         probe.lost = self._words[self._word(probe, ProbeWord.LOST)] + sum(probe.losses.values())
         probe.lost_exits = self._words[self._word(probe, ProbeWord.LOST_EXITS)]
+        probe.kept_out = self._words[self._word(probe, ProbeWord.KEPT_OUT)]
+        probe.faults = self._words[self._word(probe, ProbeWord.FAULTS)]
 
     @property
     def busy(self) -> bool:
@@ -334,9 +348,13 @@ class Recorder:
                 return number
         raise ZoneError(f"{MAX_PROBES - 1} recording probes are there, or some of their calls are; remove one")
 
-    def _make_pads(self, probe: RecordProbe, then: int | None) -> RecordPads:
-        probes_dead = self.task_dead_ip in probe.ips and not probe.disabled
-        key = (probe.number, probe.form, probe.block, probes_dead, then)
+    # A location for each of the different questions.
+    def _differently_asked(self, probe: RecordProbe) -> list[int]:
+        return list({probe.asked.get(ip, _NOTHING): ip for ip in probe.ips}.values())
+
+    def _make_pads(self, probe: RecordProbe, ip: int, then: int | None) -> RecordPads:
+        probes_dead, asked = self.task_dead_ip in probe.ips and not probe.disabled, probe.asked.get(ip, _NOTHING)
+        key = (probe.number, probe.form, probe.block, probes_dead, then, asked)
         if key not in self._pads:
             make = partial(
                 record_pads,
@@ -346,6 +364,7 @@ class Recorder:
                 block=probe.block,
                 probes_task_dead=probes_dead,
                 then=then,
+                asked=asked,
             )
             pads = make(self._code)
             left_bytes = -self._code % _PAGE_BYTES
@@ -377,7 +396,7 @@ class Recorder:
         return count
 
     def _clear_words(self, probe: RecordProbe) -> None:
-        for word in (ProbeWord.LOST, ProbeWord.LOST_EXITS):
+        for word in (ProbeWord.LOST, ProbeWord.LOST_EXITS, ProbeWord.KEPT_OUT, ProbeWord.FAULTS):
             self._words[self._word(probe, word)] = 0
         if self._losses and any(self._losses.tobytes()):
             for ip in probe.ips:

@@ -14,6 +14,8 @@ kernel text: nothing here depends on how it got there (:mod:`~fprobe_gdb.dispatc
               NODES_OFFSET    nodes: one for each call in flight whose return address is replaced; the first
                               HOST_NODES of them the host gives out (call mode), the others pads take by themselves
               FILTER          which addresses the guest may touch without asking
+              NODE_ARGS       384 KiB: the six argument registers of each call that has a node of the pads, where
+                              something is asked of them at its return
     losses  4 MiB: a counter for each 16 bytes of kernel text, of calls for which a ring had no room
     rings   the rest: records, a ring for each CPU. A ring is a power of two, and behind it is a page for the part of a
             record that begins in front of its end and ends behind it.
@@ -34,6 +36,7 @@ __all__ = [
     "MAX_NODES",
     "MAX_PROBES",
     "MAX_RINGS",
+    "NODE_ARGS_BYTES",
     "NODE_BYTES",
     "PROBE_BYTES",
     "RING_WORDS_BYTES",
@@ -53,6 +56,8 @@ MAX_NODES = 16384
 NODE_BYTES = 64
 #: The first so many are the host's.
 HOST_NODES = 8192
+#: Of each of the others: six registers.
+NODE_ARGS_BYTES = 48
 #: Recording probes at the same time, from number 1 on, and the words of each.
 MAX_PROBES = 64
 PROBE_BYTES = 64
@@ -74,6 +79,7 @@ _PROBES_OFFSET = 3 << 16
 _RINGS_OFFSET = 13 << 14
 _NODES_OFFSET = 1 << 18
 _FILTER_OFFSET = 3 << 19
+_NODE_ARGS_OFFSET = 13 << 17
 _LOSSES_BYTES = 2 * HUGE_BYTES
 # A zone that is smaller has no losses by function.
 _LARGE_BYTES = 8 * HUGE_BYTES
@@ -84,6 +90,8 @@ assert _RINGS_OFFSET + MAX_RINGS * RING_WORDS_BYTES <= _NODES_OFFSET
 assert LONGEST_RECORD_BYTES <= _RING_END_BYTES
 assert _STUBS_OFFSET + MAX_NODES * STUB_BYTES <= _SITE_STUBS_OFFSET
 assert _NODES_OFFSET + MAX_NODES * NODE_BYTES <= _FILTER_OFFSET
+assert _FILTER_OFFSET + (1 << 16) < _NODE_ARGS_OFFSET
+assert _NODE_ARGS_OFFSET + (MAX_NODES - HOST_NODES) * NODE_ARGS_BYTES <= HUGE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +206,11 @@ class Zone:
     def node(self, number: int) -> int:
         """Virtual address of a node."""
         return self.nodes + number * NODE_BYTES
+
+    @property
+    def node_args(self) -> int:
+        """Virtual address of the arguments of the call that has node :data:`HOST_NODES`."""
+        return self.data + _NODE_ARGS_OFFSET
 
     def probe(self, number: int) -> int:
         """Virtual address of the words of a recording probe."""

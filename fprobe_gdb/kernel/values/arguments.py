@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import overload
 
 from fprobe_gdb.errors import ElementNotFound, MemberNotFound, MemoryFault
@@ -22,7 +23,7 @@ from fprobe_gdb.kernel.values.memory import GuestMemory
 from fprobe_gdb.kernel.values.value import Value
 from fprobe_gdb.registers import ARGUMENT_REGISTERS
 
-__all__ = ["Arguments", "arguments", "return_value"]
+__all__ = ["ArgumentPlace", "Arguments", "argument_places", "arguments", "return_value"]
 
 _WORD_BYTES = 8
 _MOST_REGISTER_BYTES = 16
@@ -96,15 +97,59 @@ class Arguments(Mapping[str, Value]):
         return f"{self._proto.name}({self})"
 
 
+@dataclass(frozen=True, slots=True)
+class ArgumentPlace:
+    """Where a call has one of its arguments: in registers, or on the stack behind those before it."""
+
+    type: Type
+    #: Empty for one on the stack.
+    registers: tuple[str, ...]
+    #: On the stack: the 64-bit words that it takes, and what its address is a multiple of.
+    words: int = 0
+    align_bytes: int = _WORD_BYTES
+    #: False for one in a floating-point register, which has neither.
+    supported: bool = True
+
+
+def argument_places(proto: FuncProto) -> list[ArgumentPlace]:
+    """The places of a function's arguments, in their order."""
+    registers = list(ARGUMENT_REGISTERS)
+    if _is_in_memory(proto.return_type):
+        registers.pop(0)
+    return [_place(param.type, registers) for param in proto.params]
+
+
+# Takes the registers that are needed out of the list.
+def _place(of: Type, registers: list[str]) -> ArgumentPlace:
+    kind = of.resolve()
+    size_bytes = kind.size_bytes
+    if isinstance(kind, FloatType) or (size_bytes <= _MOST_REGISTER_BYTES and _has_float(kind)):
+        return ArgumentPlace(of, (), supported=False)
+    words = -(-size_bytes // _WORD_BYTES)
+    if not _is_in_memory(kind) and words <= len(registers):
+        return ArgumentPlace(of, tuple(registers.pop(0) for _ in range(words)))
+    return ArgumentPlace(of, (), words, max(_WORD_BYTES, align_bytes(kind)))
+
+
 def arguments(btf: Btf, proto: FuncProto, regs: Mapping[str, int], memory: GuestMemory) -> Arguments:
     """The arguments of a call, seen at the function's entry (its ftrace location): ``sp`` is at the return address.
 
     Nothing is read before a value is used.
     """
-    place = _Places(btf, regs, memory)
-    if _is_in_memory(proto.return_type):
-        place.registers.pop(0)
-    return Arguments(proto, tuple(place.next(param.type) for param in proto.params))
+    # Behind the return address.
+    stack_addr = regs["sp"] + _WORD_BYTES
+    values = []
+    for place in argument_places(proto):
+        if not place.supported:
+            values.append(_unsupported(btf, memory, place.type))
+        elif place.registers or not place.words:
+            data = b"".join((regs[name] & _MASK64).to_bytes(_WORD_BYTES, "little") for name in place.registers)
+            values.append(Value(btf, memory, place.type, data=data[: place.type.resolve().size_bytes]))
+        else:
+            addr = -(-stack_addr // place.align_bytes) * place.align_bytes
+            stack_addr = addr + place.words * _WORD_BYTES
+            values.append(Value(btf, memory, place.type, addr=addr))
+    return Arguments(proto, tuple(values))
 
 
 def return_value(btf: Btf, proto: FuncProto, regs: Mapping[str, int], memory: GuestMemory) -> Value | None:
@@ -121,32 +166,6 @@ def return_value(btf: Btf, proto: FuncProto, regs: Mapping[str, int], memory: Gu
         return Value(btf, memory, proto.return_type, addr=regs["ax"])
     words = b"".join((regs[name] & _MASK64).to_bytes(_WORD_BYTES, "little") for name in ("ax", "dx"))
     return Value(btf, memory, proto.return_type, data=words[: kind.size_bytes])
-
-
-class _Places:
-    # Hands out registers and stack slots in the order of the parameters.
-    def __init__(self, btf: Btf, regs: Mapping[str, int], memory: GuestMemory) -> None:
-        self.registers = list(ARGUMENT_REGISTERS)
-        self._btf = btf
-        self._regs = regs
-        self._memory = memory
-        # Behind the return address.
-        self._stack_addr = regs["sp"] + _WORD_BYTES
-
-    def next(self, of: Type) -> Value:
-        kind = of.resolve()
-        size_bytes = kind.size_bytes
-        if isinstance(kind, FloatType) or (size_bytes <= _MOST_REGISTER_BYTES and _has_float(kind)):
-            return _unsupported(self._btf, self._memory, of)
-        words = -(-size_bytes // _WORD_BYTES)
-        if not _is_in_memory(kind) and words <= len(self.registers):
-            names = [self.registers.pop(0) for _ in range(words)]
-            data = b"".join((self._regs[name] & _MASK64).to_bytes(_WORD_BYTES, "little") for name in names)
-            return Value(self._btf, self._memory, of, data=data[:size_bytes])
-        align = max(_WORD_BYTES, align_bytes(kind))
-        addr = -(-self._stack_addr // align) * align
-        self._stack_addr = addr + words * _WORD_BYTES
-        return Value(self._btf, self._memory, of, addr=addr)
 
 
 # Class MEMORY of the ABI: too large for two registers, or with members that are not aligned.

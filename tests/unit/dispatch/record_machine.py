@@ -11,6 +11,7 @@ import unicorn
 from unicorn import x86_const as x86
 
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
+from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
 from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordForm, RingWord
 from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace
 from fprobe_gdb.dispatch.trampoline.recorder import Recorder, RecordProbe
@@ -124,15 +125,27 @@ class RecordMachine:
     # Section: recording
 
     def record(
-        self, *ips: int, nr_maxactive: int = 4, block: bool = False, ordered: bool = False, **form: Any
+        self,
+        *ips: int,
+        nr_maxactive: int = 4,
+        block: bool = False,
+        ordered: bool = False,
+        asked: Asked | None = None,
+        **form: Any,
     ) -> RecordProbe:
-        """Record functions."""
+        """Record functions; of all of them the same is asked."""
 
         def consume(batch: Batch) -> None:
             self.records += probe.form.decode(batch.data)
 
         probe = self.recorder.add(
-            ips, RecordForm(**form), consume, nr_maxactive=nr_maxactive, block=block, ordered=ordered
+            ips,
+            RecordForm(**form, decided=asked is not None and asked.at_exit is not None),
+            consume,
+            nr_maxactive=nr_maxactive,
+            block=block,
+            ordered=ordered,
+            asked=dict.fromkeys(ips, asked) if asked else None,
         )
         self.plant()
         return probe

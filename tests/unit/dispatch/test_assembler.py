@@ -79,6 +79,23 @@ CASES: list[tuple[Callable[[Asm], None], str]] = [
     (lambda a: a.call(ADDR - 0x100), f"call {ADDR - 0x100:#x}"),
     (lambda a: a.call_mem(at("r12", 0xF0)), "call qword ptr [r12 + 0xf0]"),
     (lambda a: a.ret(), "ret"),
+    (lambda a: a.jmp_mem(at("di", 8)), "jmp qword ptr [rdi + 8]"),
+    (lambda a: a.mov_imm64("r11", 0x123456789ABCDEF0), "movabs r11, 0x123456789abcdef0"),
+    (lambda a: a.movzwl("r11", at("ax", 2)), "movzx r11d, word ptr [rax + 2]"),
+    (lambda a: a.movzbl("ax", at("r11", 1)), "movzx eax, byte ptr [r11 + 1]"),
+    (lambda a: a.and_("ax", "r11"), "and rax, r11"),
+    (lambda a: a.xor("r11", "ax"), "xor r11, rax"),
+    (lambda a: a.sar_imm("ax", 32), "sar rax, 0x20"),
+    (lambda a: a.shl_cl("ax"), "shl rax, cl"),
+    (lambda a: a.shr_cl("r11"), "shr r11, cl"),
+    (lambda a: a.sar_cl("ax"), "sar rax, cl"),
+    (lambda a: a.imul("ax", "r11"), "imul rax, r11"),
+    (lambda a: a.imul("r11", "ax"), "imul r11, rax"),
+    (lambda a: a.neg("ax"), "neg rax"),
+    (lambda a: a.mul("r11"), "mul r11"),
+    (lambda a: a.div("r11"), "div r11"),
+    (lambda a: a.idiv("r11"), "idiv r11"),
+    (lambda a: a.cqo(), "cqo"),
     (lambda a: a.rdtsc(), "rdtsc"),
     (lambda a: a.pause(), "pause"),
     (lambda a: a.out_al(0xE9), "out 0xe9, al"),
@@ -98,7 +115,7 @@ def test_every_method_is_tried() -> None:
     assert public - {"address_of", "finish", "here"} <= tried
 
 
-@pytest.mark.parametrize("condition", ["b", "ae", "e", "ne", "be", "a"])
+@pytest.mark.parametrize("condition", ["b", "ae", "e", "ne", "be", "a", "l", "ge", "le", "g"])
 def test_labels_before_and_after(condition: str) -> None:
     asm = Asm(ADDR)
     asm.label("back")
@@ -106,8 +123,7 @@ def test_labels_before_and_after(condition: str) -> None:
     asm.jmp("back")
     asm.label("forth")
     asm.ret()
-    jump = {"b": "jb", "ae": "jae", "e": "je", "ne": "jne", "be": "jbe", "a": "ja"}[condition]
-    assert decoded(asm.finish()) == [f"{jump} {ADDR + 11:#x}", f"jmp {ADDR:#x}", "ret"]
+    assert decoded(asm.finish()) == [f"j{condition} {ADDR + 11:#x}", f"jmp {ADDR:#x}", "ret"]
     assert asm.address_of("forth") == ADDR + 11
 
 

@@ -43,7 +43,7 @@ class Hit:
         self.asked: list[str] = []
         self.epoch = rig.memory.epoch
         self._proto = rig.btf.function(func)
-        self._rig = rig
+        self.rig = rig
         self._comm = comm
         given = {"di": FILE, "si": 2, "dx": 4096, "cx": 4, "r8": 5, "r9": 6, "sp": STACK, "ax": 13} | regs
         self._regs = {name: value & MASK64 for name, value in given.items()}
@@ -51,12 +51,12 @@ class Hit:
     @cached_property
     def args(self) -> Arguments:
         self.asked.append("args")
-        return arguments(self._rig.btf, self._proto, self._regs, self._rig.memory)
+        return arguments(self.rig.btf, self._proto, self._regs, self.rig.memory)
 
     @cached_property
     def retval(self) -> Value | int | None:
         self.asked.append("retval")
-        return return_value(self._rig.btf, self._proto, self._regs, self._rig.memory)
+        return return_value(self.rig.btf, self._proto, self._regs, self.rig.memory)
 
     @cached_property
     def comm(self) -> str:
@@ -65,7 +65,7 @@ class Hit:
 
     @property
     def memory(self) -> GuestMemory:
-        return self._rig.memory
+        return self.rig.memory
 
     @property
     def regs(self) -> Mapping[str, int]:

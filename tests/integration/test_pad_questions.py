@@ -1,0 +1,127 @@
+"""Pads and handlers are asked the same of one workload, and give one answer: what is shown, and how many are not.
+
+``workload args N``: call i of ``vfs_fallocate(file, mode, offset, len)`` has mode 3 and returns 0 for even i, mode
+0x100 and -EOPNOTSUPP for odd i; its offset is 4096 i, its length 8192 + i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fprobe_gdb import Kernel
+from fprobe_gdb.events import EntryEvent, ExitEvent, SummaryEvent
+from fprobe_gdb.output.base import AnyEvent
+from fprobe_gdb.session.judge import Judge, Questions
+from fprobe_gdb.session.pad_questions import asked_by, task_fields
+from fprobe_gdb.session.record_tracer import RecordTracer
+from fprobe_gdb.session.selection import select
+from fprobe_gdb.session.tracer import Tracer
+from tests.integration.tool import run_tool
+
+pytestmark = pytest.mark.qemu
+
+CALLS = 40
+KERNELS = ("6.1", "6.12")
+QUESTIONS = [
+    Questions(filter="mode == 3"),
+    Questions(filter='len > 8196 && comm == "workload" && offset / 4096 % 3 != 1'),
+    Questions(filter='comm == "nobody"'),
+    Questions(filter="pid == tgid && cpu < 2 && caller_ip > NULL"),
+    Questions(filter="retval < 0"),
+    Questions(filter="retval == 0 && offset >= 8192"),
+    Questions(filter="len / (mode - 3) > 0"),
+    Questions(errors=()),
+    Questions(errors=("EOPNOTSUPP", "EIO")),
+    Questions(errors=("ENOENT",)),
+    Questions(filter="offset >= 4096", errors=(), min_duration="1ns"),
+    Questions(min_duration="100s"),
+]
+
+Shown = tuple[list[tuple[int, ...]], list[int], list[str | None], SummaryEvent]
+
+
+class ListSink:
+    """Keeps the events."""
+
+    def __init__(self) -> None:
+        self.events: list[AnyEvent] = []
+
+    def write(self, event: AnyEvent) -> None:
+        self.events.append(event)
+
+    def close(self) -> None:
+        pass
+
+
+def run(k: Kernel, tracer: Tracer | RecordTracer, sink: ListSink) -> Shown:
+    result = k.shell(f"workload args {CALLS}")
+    assert result.status == 0
+    summary = tracer.finish("command finished", 0)
+    if isinstance(tracer, Tracer):
+        tracer.unregister()
+    entries = [event for event in sink.events if isinstance(event, EntryEvent)]
+    args = [tuple(event.args[name] for name in ("si", "dx", "cx")) for event in entries]
+    exits = [event for event in sink.events if isinstance(event, ExitEvent)]
+    return args, [event.retval for event in exits], [event.result for event in exits], summary
+
+
+def by_pads(k: Kernel, ips: list[int], questions: Questions, *, quiet: bool = False) -> Shown:
+    judge = Judge(questions, k.knowledge, ips, k.records.name_at)
+    sink = ListSink()
+    tracer = RecordTracer(k, sink, asked=asked_by(judge, task_fields(k.knowledge), k.tsc_khz), quiet=quiet)
+    tracer.register(ips)
+    return run(k, tracer, sink)
+
+
+def by_handlers(k: Kernel, ips: list[int], questions: Questions) -> Shown:
+    sink = ListSink()
+    tracer = Tracer(k, sink, judge=Judge(questions, k.knowledge, ips, k.records.name_at))
+    tracer.register(ips)
+    return run(k, tracer, sink)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("questions", QUESTIONS, ids=str)
+def test_pads_show_what_handlers_show(guest: Callable[..., Kernel], kernel: str, questions: Questions) -> None:
+    k = guest(kernel=kernel, smp=2, dispatch="trampoline")
+    ips = list(select(k.records, ["vfs_fallocate"]))
+    *expected, by_handler = by_handlers(k, ips, questions)
+    *found, summary = by_pads(k, ips, questions)
+    assert found == expected
+    assert (summary.hits, summary.missed, summary.lost) == (len(expected[0]), 0, 0)
+    assert (summary.kept_out, summary.faults) == (by_handler.kept_out, by_handler.faults)
+    assert summary.hits + summary.kept_out == CALLS
+    # With nothing to show, the guest writes less; the figures are the same.
+    *_, quiet = by_pads(k, ips, questions, quiet=True)
+    assert (quiet.hits, quiet.exits, quiet.kept_out) == (summary.hits, summary.exits, summary.kept_out)
+
+
+def test_every_function_is_asked(guest: Callable[..., Kernel]) -> None:
+    """Of all functions there are, calls by one task that fail; each kind of return value is asked in its own way."""
+    k = guest(kernel="6.1", smp=2, dispatch="trampoline")
+    ips = [location.ip for location in k.records.records]
+    *_, summary = by_pads(k, ips, Questions(filter='$comm == "workload"', errors=()), quiet=True)
+    assert summary.kept_out > 10_000
+    of = {row.func: row.hits for row in summary.functions if row.hits}
+    assert of["vfs_fallocate"] == CALLS // 2
+    assert summary.hits == sum(of.values()) < summary.kept_out
+
+
+def test_the_command_takes_pads_where_nobody_looks_at_calls(tmp_path: Path) -> None:
+    arguments = ("trace", "--backend", "rsp", "-i", "vfs_fallocate", "-f", "summary")
+    outcome = run_tool(*arguments, "--errors", "any", "--", f"workload args {CALLS}", tmp=tmp_path)
+    assert outcome.status == 0, outcome.err
+    assert "dispatch: trampoline (record)" in outcome.lines
+    assert f"filtered: {CALLS // 2} more calls were kept out" in outcome.lines
+    assert f"calls: {CALLS // 2} = {CALLS // 2} hits + 0 missed + 0 lost" in outcome.lines
+
+
+def test_the_command_says_why_it_does_not(tmp_path: Path) -> None:
+    arguments = ("trace", "--backend", "rsp", "-i", "vfs_fallocate", "--record")
+    outcome = run_tool(*arguments, "--filter", 'comm ~ "*load"', "--", "workload args 2", tmp=tmp_path)
+    assert outcome.status == 0, outcome.err
+    (line,) = [line for line in outcome.lines if line.startswith("dispatch: ")]
+    assert line.startswith("dispatch: trampoline (rsp); not recorded, since the pattern '*load' is more than")
