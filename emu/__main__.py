@@ -35,6 +35,7 @@ def main() -> None:
 @click.option("--append", multiple=True, help="Word for the kernel's command line; may be repeated.")
 @click.option("--qemu", default="qemu-system-x86_64", show_default=True, help="QEMU program.")
 @click.option("--timeout", "timeout_sec", default=120.0, show_default=True, help="Limit for the boot, in seconds.")
+@click.option("--no-kaslr", "kaslr", flag_value=False, default=True, help="The kernel's link addresses, at each boot.")
 @click.option("-v", "--verbose", is_flag=True, help="Say on standard error how long the boot took.")
 @click.option("--dry-run", is_flag=True, help="Only print QEMU's command line.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -47,6 +48,7 @@ def boot(
     append: tuple[str, ...],
     qemu: str,
     timeout_sec: float,
+    kaslr: bool,
     verbose: bool,
     dry_run: bool,
     command: tuple[str, ...],
@@ -61,6 +63,7 @@ def boot(
             smp=smp,
             accel=accel,
             cmdline=append,
+            kaslr=kaslr,
             qemu=qemu,
             gdbstub=False,
         )

@@ -54,7 +54,7 @@ class MachineSpec:
     #: Do not run a single instruction before a debugger says so (``-S``).
     start_stopped: bool = False
     #: Let the kernel choose its own address. Symbol addresses of the image are then not those of the guest.
-    kaslr: bool = False
+    kaslr: bool = True
     #: Offer QEMU's gdbstub.
     gdbstub: bool = True
     #: Put the gdbstub at this unix socket, for a program that cannot inherit a connected socket. The directory has to

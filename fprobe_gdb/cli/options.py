@@ -80,7 +80,13 @@ _GUEST_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "--accel", type=click.Choice(ACCELS), default="tcg", show_default=True, help="How QEMU runs the guest's code."
     ),
     click.option("--qemu", metavar="QEMU", help="A QEMU program, or qemu-10.0 from the catalog."),
-    click.option("--kaslr", is_flag=True, help="Let the kernel choose its own address, as it does on real machines."),
+    click.option(
+        "--no-kaslr",
+        "kaslr",
+        flag_value=False,
+        default=True,
+        help="The same addresses at each boot, those of the image. Else the kernel chooses, as on real machines.",
+    ),
     click.option("--append", metavar="WORDS", default="", help="More words for the kernel's command line."),
     click.option(
         "--file",

@@ -50,6 +50,8 @@ class SymbolTable(Sequence[Symbol]):
     def __init__(self, symbols: Sequence[Symbol], source: str = "symbols") -> None:
         self._symbols = tuple(symbols)
         self.source = source
+        # The last that slid() has made: one guest's.
+        self._slid = (0, self)
 
     def __len__(self) -> int:
         return len(self._symbols)
@@ -101,8 +103,14 @@ class SymbolTable(Sequence[Symbol]):
         """The symbols where KASLR has put them: kernel addresses moved by ``slide``, per-CPU offsets as they are."""
         if not slide:
             return self
-        moved = [s._replace(addr=s.addr + slide) if s.addr >> 63 and not s.module else s for s in self._symbols]
-        return SymbolTable(moved, self.source)
+        if self._slid[0] != slide:
+            # Not _replace(), which takes six times as long: this is for all of them, at each boot.
+            moved = [
+                Symbol(s.name, s.addr + slide, s.type, s.module) if s.addr >> 63 and not s.module else s
+                for s in self._symbols
+            ]
+            self._slid = slide, SymbolTable(moved, self.source)
+        return self._slid[1]
 
     def at(self, addr: int) -> tuple[Symbol, ...]:
         """All symbols of exactly this address, in kallsyms order."""

@@ -16,8 +16,9 @@ __all__ = ["FRAME_POINTER_GUESS", "KernelCode", "ModuleOrc"]
 
 # Where the tracers of the kernel send a function's return (arch/x86/kernel: ftrace_64.S, rethook.c, kprobes/core.c).
 _HOOKS = ("return_to_handler", "arch_rethook_trampoline", "__kretprobe_trampoline", "kretprobe_trampoline")
-# Modules, BPF programs and trampolines lie above the image and below the fixed mappings (Documentation/x86/x86_64/mm).
-_GENERATED_END = 0xFFFF_FFFF_FF00_0000
+# Modules, BPF programs and ftrace's trampolines lie above the image and below the fixed mappings
+# (Documentation/x86/x86_64/mm), ours on either side of it.
+_CODE_START, _CODE_END = 0xFFFF_FFFF_8000_0000, 0xFFFF_FFFF_FF00_0000
 _PAGE_BYTES = 4096
 # Each of ftrace's entry functions: its name and the label up to which trampolines are exact copies of it.
 _FTRACE_CALLERS = (("ftrace_regs_caller", "ftrace_regs_caller_op_ptr"), ("ftrace_caller", "ftrace_caller_op_ptr"))
@@ -59,7 +60,7 @@ class KernelCode:
         self.find_table: Callable[[int], OrcTable | None] = lambda ip: None
         sections = [(s.addr, s.end) for s in image.sections if s.is_exec and s.size_bytes]
         self._text = sections or [image.text_range]
-        self._image_end = max(end for _, end in self._text)
+        self._image_start, self._image_end = self._text[0][0], max(end for _, end in self._text)
         self._hooks = {addr for name in _HOOKS for addr in symbols.addresses(name)}
         self._callers = [
             (start[0], label[0] - start[0])
@@ -76,7 +77,8 @@ class KernelCode:
 
     def is_code(self, ip: int) -> bool:
         """Whether it may be code: the image's, a module's, or generated."""
-        return self.is_text(ip) or self._image_end + self.slide <= ip < _GENERATED_END
+        outside = not self._image_start <= ip - self.slide < self._image_end
+        return self.is_text(ip) or (outside and _CODE_START <= ip < _CODE_END)
 
     def is_hook(self, ip: int) -> bool:
         """Whether the kernel's own tracers put this address into return slots."""

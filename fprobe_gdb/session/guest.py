@@ -64,7 +64,7 @@ from fprobe_gdb.probe.fprobe import Fprobe
 from fprobe_gdb.probe.hit import Hit
 from fprobe_gdb.session.attached import AttachedMachine, connect
 from fprobe_gdb.session.boot import start
-from fprobe_gdb.session.early_boot import START, EarlyBoot, run_to_start
+from fprobe_gdb.session.early_boot import START, EarlyBoot, run_to_kernel, run_to_start
 from fprobe_gdb.session.module_watch import ModuleChange, ModuleWatch
 from fprobe_gdb.session.modules import GuestModules
 from fprobe_gdb.session.options import BootOptions
@@ -100,8 +100,6 @@ class Kernel(GuestView):
         self.on_console: Callable[[str], None] | None = None
         #: Called for each hit that a handler does not see, with the function's location.
         self.on_missed: Callable[[Fprobe, int, Hit, MissReason], None] | None = None
-        # Whether the guest is up, and found to run this kernel.
-        self._settled = False
         #: Called when a module is about to be initialised or freed, while fprobes probe or wait for modules.
         self.on_module: Callable[[ModuleChange], None] | None = None
         self._modules = GuestModules(None, lambda: self.btf, lambda: self._dispatch.epoch)
@@ -114,7 +112,6 @@ class Kernel(GuestView):
         # Until the guest is up; then perhaps another one.
         self._percpu = knowledge.percpu
         self._dispatch: Dispatch = self._breakpoints()
-        self._dispatch.task_dead_ip = None if options.kaslr else self._task_dead_ip()
         self._why_breakpoints = ""
 
     @classmethod
@@ -133,8 +130,9 @@ class Kernel(GuestView):
         :param kernel: a name from the catalog of ``images/``, or a path; None is the catalog's default.
         :param options: everything else, or give the fields of :class:`BootOptions` as keywords.
         :param knowledge: what is known of this kernel, if it was loaded before.
-        :param wait: False leaves the guest stopped before its first instruction (with trampolines: before the kernel's
-            first C function), so that boot itself can be probed, ``__init`` functions too; then :meth:`wait_boot`.
+        :param wait: False leaves the guest stopped before its first instruction (with KASLR: in the kernel's first,
+            which are no function; with trampolines: before the kernel's first C function), so that boot itself can be
+            probed, ``__init`` functions too; then :meth:`wait_boot`.
         :raise EmuError: QEMU does not start, the guest does not come up.
         :raise ImagesError: the kernel cannot be fetched.
         :raise ImageError: the kernel cannot be read.
@@ -142,13 +140,20 @@ class Kernel(GuestView):
         options = options or BootOptions(kernel=kernel, **more)
         path = options.kernel_path(progress)
         knowledge = knowledge or KernelKnowledge.load(path)
-        machine, target = start(options, path, progress)
+        slide = 0
+
+        def find_base(machine: Machine) -> None:
+            nonlocal slide
+            slide = run_to_kernel(machine, knowledge, options.boot_timeout_sec)
+
+        known = wait or not options.kaslr
+        machine, target = start(options, path, progress, *(() if known else (find_base,)))
         try:
             self = cls(machine, target, knowledge, options)
             if wait:
                 self.wait_boot(options.boot_timeout_sec)
             else:
-                self._start_boot()
+                self._start_boot(slide)
             return self
         except BaseException:
             target.close()
@@ -584,13 +589,8 @@ class Kernel(GuestView):
                 f"the guest does not run this kernel ({image.banner}), or all its CPUs are in user mode; "
                 "give the image that it was booted from",
             )
-        self.slide, self._settled = slide, True
-        self.symbols = symbols.slid(slide)
-        self.records.booted(slide)
-        # From 6.15 on per-CPU variables have kernel addresses too, and move with the kernel.
-        self._percpu = PerCpuLayout.from_symbols(self.symbols, image) if slide else self._percpu
-        if isinstance(self._dispatch, BreakpointDispatch):
-            self._dispatch.offsets = percpu_offsets(self._percpu)
+        self._move(slide)
+        self.records.booted()
         self._core.possible_cpus = self._possible_cpus()
         self._choose_dispatch()
         self._modules = GuestModules(self._module_reader(), lambda: self.btf, lambda: self._dispatch.epoch)
@@ -599,9 +599,21 @@ class Kernel(GuestView):
         self._watch.on_change = self._module_changed
         self._dispatch.task_dead_ip = self._task_dead_ip()
 
-    # The guest has not run yet: let it come to where pads can be mapped. With KASLR nobody knows where that is.
-    def _start_boot(self) -> None:
-        if self.options.dispatch == "breakpoint" or self.options.kaslr or not isinstance(self.machine, Machine):
+    # The kernel is known to be so far from its link addresses.
+    def _move(self, slide: int) -> None:
+        self.slide = slide
+        self.symbols = self.knowledge.symbols.slid(slide)
+        self.records.moved(slide)
+        # From 6.15 on per-CPU variables have kernel addresses too, and move with the kernel.
+        self._percpu = PerCpuLayout.from_symbols(self.symbols, self.knowledge.image) if slide else self._percpu
+        if isinstance(self._dispatch, BreakpointDispatch):
+            self._dispatch.offsets = percpu_offsets(self._percpu)
+        self._dispatch.task_dead_ip = self._task_dead_ip()
+
+    # No function of the kernel has run yet: let the guest come to where pads can be mapped.
+    def _start_boot(self, slide: int) -> None:
+        self._move(slide)
+        if self.options.dispatch == "breakpoint" or not isinstance(self.machine, Machine):
             return
         run_to_start(self.machine, self.target, self.symbols.one(START), self.options.boot_timeout_sec)
         self._choose_dispatch()
@@ -621,15 +633,13 @@ class Kernel(GuestView):
             self._dispatch.settle(kernel_cr3(ram, cr3, self.symbols))
             return
         if self._core.fprobes:
-            if asked == "trampoline":
-                raise UsageError("with KASLR, probes of a guest that has not booted need breakpoints: dispatch='auto'")
-            self._why_breakpoints = "probes were there before the guest was up"
+            # Since before the guest was up, and it was found out then why.
             return
         try:
             if not isinstance(self.machine, Machine):
                 raise ZoneError("the memory of a guest that was attached to is not shared with us")
             trampolines = open_trampolines(
-                self.machine, self.target, self._core, self.records, self.knowledge, self.slide,
+                self.machine, self.target, self._core, self.records, self.knowledge, self.slide, self._percpu,
                 answer_sec=self.options.answer_sec,
             )  # fmt: skip
             self._take_dispatch(trampolines)
@@ -664,8 +674,6 @@ class Kernel(GuestView):
         raise fault
 
     def _admit(self, ips: Collection[int], planted: Collection[int]) -> None:
-        if self.options.kaslr and not self._settled:
-            raise UsageError("with KASLR nobody knows where functions are before the guest is up; boot without it")
         if isinstance(self._dispatch, BreakpointDispatch):
             self.options.check_sites(len({*ips, *planted}))
         try:

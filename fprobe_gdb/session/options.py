@@ -50,8 +50,8 @@ class BootOptions:
     breakpoint: str = "sw"
     #: ``"tcg"``, ``"mttcg"`` (one host thread a vCPU) or ``"kvm"``.
     accel: str = "tcg"
-    #: Let the kernel choose its own address; it is found once the guest is up.
-    kaslr: bool = False
+    #: Let the kernel choose its own address, as it does on real machines; it is found. False: its link addresses.
+    kaslr: bool = True
     #: Additional words for the kernel's command line.
     cmdline: tuple[str, ...] = ()
     #: A QEMU program, or the name of an emulator from the catalog (``"qemu-10.0"``); None is the installed one.

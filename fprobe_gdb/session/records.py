@@ -33,12 +33,13 @@ class ImageRecords:
         # Functions without an ftrace record that somebody has asked for, by the address that is planted.
         self._first_insns: dict[int, Location] = {}
 
-    def booted(self, slide: int = 0) -> None:
-        """The kernel has freed its ``__init`` functions.
-
-        :param slide: how far KASLR has moved it.
-        """
+    def booted(self) -> None:
+        """The kernel has freed its ``__init`` functions."""
         self._locations = self._knowledge.locations
+        self.__dict__.pop("_image_records", None)
+
+    def moved(self, slide: int) -> None:
+        """KASLR has moved the kernel so far from its link addresses."""
         self._slide = slide
         self._symbols = self._knowledge.symbols.slid(slide)
         for name in ("_image_records", "_fentry_ips"):

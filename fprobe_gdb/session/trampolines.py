@@ -33,24 +33,27 @@ def open_trampolines(
     records: ImageRecords,
     knowledge: KernelKnowledge,
     slide: int,
+    percpu: PerCpuLayout,
     *,
     answer_sec: float,
 ) -> TrampolineDispatch:
     """Map the zone into the stopped guest and furnish it.
 
     :param slide: what KASLR has added to the addresses of the image.
+    :param percpu: of the kernel where it is.
     :param answer_sec: how long a pad waits for the host to begin with its hit.
     :raise ZoneError: when the machine has no shared RAM, or the zone cannot be mapped.
     """
     if machine.ram is None or machine.doorbell is None or not machine.spec.reserved_mib:
         raise ZoneError("this guest's memory is not shared with us; boot it with dispatch='trampoline' or 'auto'")
-    symbols, percpu = knowledge.symbols.slid(slide), knowledge.percpu
+    symbols = knowledge.symbols.slid(slide)
     ram = GuestRam(machine.ram, machine.ram_fd)
     cr3 = target.registers(0)["cr3"]
     table, entries = read_directory(cr3, ram.read_physical)
     size_bytes = machine.spec.reserved_mib << 20
     rings = core.possible_cpus if core.possible_cpus <= MAX_RINGS else 0
-    zone = place_zone(entries, symbols.one("_end"), machine.spec.reserved_addr, size_bytes, rings)
+    image = symbols.one("_text"), symbols.one("_end")
+    zone = place_zone(entries, image, machine.spec.reserved_addr, size_bytes, rings)
     index, mapped = zone_entries(zone)
     ram.write_physical(table + 8 * index, mapped)
 

@@ -140,6 +140,24 @@ class RspTarget(ConnectedTarget):
             lambda reply: check_ok(reply, f"removing the breakpoint at {addr:#x}"),
         )
 
+    def insert_watchpoint(self, addr: int, size_bytes: int) -> None:
+        """Stop the guest behind each instruction that reads or writes data in a range of virtual addresses.
+
+        Under TCG the range may have any size, mapped or not; KVM has what the CPU has, eight bytes. The stop comes as
+        :attr:`.StopKind.BREAKPOINT`. Sent with the next exchange.
+
+        :raise BreakpointRefused: when the stub cannot (with that exchange).
+        """
+        self._need_stopped("planting a watchpoint")
+        check_range(addr, size_bytes)
+        self._queue(_watch(b"Z", addr, size_bytes), lambda reply: check_planted(reply, addr, BreakpointKind.HARDWARE))
+
+    def remove_watchpoint(self, addr: int, size_bytes: int) -> None:
+        """Remove a watchpoint. Sent with the next exchange."""
+        self._need_stopped("removing a watchpoint")
+        packet = _watch(b"z", addr, size_bytes)
+        self._queue(packet, lambda reply: check_ok(reply, f"removing the watchpoint at {addr:#x}"))
+
     def resume(self, *, hold: Collection[int] = ()) -> None:
         """Let the guest run. Leaves in one write with all that is queued."""
         self._need_stopped("resuming")
@@ -349,3 +367,8 @@ class RspTarget(ConnectedTarget):
         if tail:
             check_ok(replies[-1], tail.decode())
         return [joined(addr, size_bytes, piece) for (addr, size_bytes), piece in zip(pieces, reads, strict=True)]
+
+
+# Type 4 is a watchpoint for reads and writes.
+def _watch(letter: bytes, addr: int, size_bytes: int) -> bytes:
+    return b"%b4,%x,%x" % (letter, addr, size_bytes)

@@ -27,7 +27,8 @@ _LOAD = "dd if=/dev/zero of=/dev/null bs=1 count=1000000000 2>/dev/null &"
 @contextlib.contextmanager
 def loaded_machine(kernel: str) -> Iterator[Path]:
     """A running guest under load, with nobody at its gdbstub; gives the stub's socket."""
-    options = BootOptions(kernel=kernel)
+    # Its client is told an address of the image.
+    options = BootOptions(kernel=kernel, kaslr=False)
     with PrivateSocket() as place:
         spec = options.machine_spec(options.kernel_path(), gdb_socket=place.path)
         with Machine(spec) as machine:

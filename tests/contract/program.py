@@ -21,7 +21,7 @@ def program(vcpu: int) -> Assembler:
     """``for (n = 1; ; n++) { counter = n; ax = f(n, 2); g(); h(); }``, from label ``main``."""
     asm = Assembler(0x200000 + vcpu * 0x10000)
     asm.label("main").mov("r15", 0).mov("r14", COUNTERS + vcpu * 8)
-    asm.label("loop").inc("r15").store("r14", 0, "r15").mov("di", "r15").mov("si", 2)
+    asm.label("loop").inc("r15").store("r14", 0, "r15").label("counted").mov("di", "r15").mov("si", 2)
     asm.call("f").label("f_returns").mov("bx", "ax").call("g").call("h").jmp("loop").align(16)
     # f: the location behind ENDBR; g: at the symbol; h: none, a one-byte instruction comes first.
     asm.label("f").endbr().label("f_location").nop5().mov("ax", "di").add("ax", "si").ret().align(16)

@@ -32,7 +32,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     kernel = images.kernel("6.1")
     root = build(files=module_files(kernel, ["dummy"]))
     monitor = ("-qmp", f"unix:{path.with_name('qmp.sock')},server=on,wait=off")
-    spec = MachineSpec(kernel.vmlinuz, root, smp=2, kaslr=True, gdb_socket=path, extra_args=monitor)
+    spec = MachineSpec(kernel.vmlinuz, root, smp=2, gdb_socket=path, extra_args=monitor)
     with Machine(spec) as machine:
         machine.wait_boot(Deadline(120))
         yield machine

@@ -350,10 +350,10 @@ def test_default_pool_counts_functions_and_possible_cpus(guest_of_each_dispatch:
     assert (small.hits, small.exits, small.nmissed) == (3 + 3 * 2, 3 + 3 * 2, 3 * 2)
 
 
-@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
-def test_probes_from_the_first_instruction(kernel: str, dispatch: str) -> None:
+@pytest.mark.parametrize(("kernel", "kaslr"), [("6.1", False), ("6.12", True)])
+def test_probes_from_the_first_instruction(kernel: str, kaslr: bool, dispatch: str) -> None:
     """Functions of early boot, before and after ftrace_init() turns calls into NOPs; ``__init`` ones too."""
-    with Kernel.boot(kernel, backend="rsp", dispatch=dispatch, wait=False) as k:
+    with Kernel.boot(kernel, backend="rsp", dispatch=dispatch, kaslr=kaslr, wait=False) as k:
         order: list[str] = []
 
         def on_entry(fp: Fprobe, ip: int, ret_ip: int, regs: PtRegs, data: EntryData | None) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from fprobe_gdb import EntryData, Fprobe, Kernel, PtRegs
-from fprobe_gdb.errors import UsageError
 from images.workload_counts import counts
 from tests.integration.test_dispatch_counts import Recorder
 
@@ -16,7 +15,7 @@ pytestmark = pytest.mark.qemu
 
 @pytest.mark.parametrize("kernel", ["6.1", "6.12"])
 def test_probes_follow_kaslr(guest_of_each_dispatch: Callable[..., Kernel], kernel: str) -> None:
-    k = guest_of_each_dispatch(kernel=kernel, kaslr=True)
+    k = guest_of_each_dispatch(kernel=kernel)
     # /proc/kallsyms is the judge.
     line = k.shell("grep ' vfs_readv$' /proc/kallsyms").text
     assert k.address("vfs_readv") == int(line.split()[0], 16)
@@ -44,13 +43,27 @@ def test_boots_choose_different_addresses() -> None:
     """At least one of three boots is not at the link address (each has a chance of about 1 in 500 to be)."""
     slides = []
     for _ in range(3):
-        with Kernel.boot("6.1", backend="rsp", kaslr=True) as k:
+        with Kernel.boot("6.1", backend="rsp") as k:
             slides.append(k.slide)
         if k.slide:
             break
     assert any(slides)
 
 
-def test_no_probe_before_the_address_is_known() -> None:
-    with Kernel.boot("6.1", backend="rsp", kaslr=True, wait=False) as k, pytest.raises(UsageError, match="KASLR"):
-        k.register_fprobe(Fprobe(lambda *_: None), "vfs_read")
+@pytest.mark.gdb
+def test_the_boot_is_probed_where_kaslr_has_put_it() -> None:
+    """The first function is planted before it runs, through gdb too."""
+    with Kernel.boot("6.1", backend="gdb", wait=False) as k:
+        order: list[str] = []
+        fp = Fprobe(lambda fp, ip, *_: order.append(k.records.name_at(ip)))
+        k.register_fprobe_syms(fp, ["start_kernel", "rest_init"])
+        k.wait_boot()
+        assert order == ["start_kernel", "rest_init"]
+        assert k.address("start_kernel") == k.knowledge.symbols.one("start_kernel") + k.slide
+        assert "start_kernel" in k.shell(f"grep {k.address('start_kernel'):x} /proc/kallsyms").text
+
+
+def test_without_kaslr_the_addresses_are_those_of_the_image() -> None:
+    with Kernel.boot("6.1", backend="rsp", kaslr=False) as k:
+        assert k.slide == 0
+        assert f"{k.knowledge.symbols.one('vfs_read'):x} T vfs_read\n" in k.shell("grep vfs_read /proc/kallsyms").text

@@ -49,7 +49,7 @@ class Guest:
 @pytest.fixture(scope="module", params=["6.1", "6.12"])
 def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
     vmlinuz = images.kernel(request.param).vmlinuz
-    spec = MachineSpec(vmlinuz, initramfs.build(workload=False), gdbstub=False)
+    spec = MachineSpec(vmlinuz, initramfs.build(workload=False), kaslr=False, gdbstub=False)
     deadline = Deadline(240)
     with Machine(spec) as machine:
         machine.wait_boot(deadline)

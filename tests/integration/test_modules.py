@@ -25,7 +25,7 @@ Guest = Callable[..., Kernel]
 
 @pytest.fixture(params=CATALOG)
 def k(request: pytest.FixtureRequest, guest: Guest) -> Iterator[Kernel]:
-    found = guest(kernel=request.param, modules=MODULES, kaslr=True)
+    found = guest(kernel=request.param, modules=MODULES)
     yield found
     found.unregister_all()
     found.on_module = None

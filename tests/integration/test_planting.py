@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from emu.machine import Machine
 from fprobe_gdb import FPROBE_FL_ANY_FUNCTION, Fprobe, Kernel
 from fprobe_gdb.dispatch.base import RunEnd
-from fprobe_gdb.errors import SiteEntryCode
+from fprobe_gdb.dispatch.trampoline.mapping import IMAGE_BASE, place_zone
+from fprobe_gdb.dispatch.trampoline.zone import Zone
+from fprobe_gdb.errors import SiteEntryCode, ZoneError
+from fprobe_gdb.session import trampolines
+from fprobe_gdb.target.guest_ram import GuestRam
 from tests.integration.guest_calls import in_handler, settle
 from tests.integration.guest_tracer import TRACING, run, tracing
 
@@ -28,7 +32,8 @@ def untouched(guest: Callable[..., Kernel]) -> Iterator[Callable[..., Kernel]]:
     checks: list[tuple[Kernel, bytes]] = []
 
     def get(kernel: str, **options: object) -> Kernel:
-        k = guest(kernel=kernel, dispatch="trampoline", **options)
+        # One kernel is where it was linked.
+        k = guest(kernel=kernel, dispatch="trampoline", kaslr=kernel != "6.1", **options)
         settle(k)
         checks.append((k, text_of(k)))
         return k
@@ -45,8 +50,9 @@ def text_of(k: Kernel) -> bytes:
     """All of the kernel's text, as it is in the guest's memory: nothing of ours is hidden there."""
     assert isinstance(k.machine, Machine)
     assert k.machine.ram is not None
-    # Without KASLR the image is mapped so (arch/x86/include/asm/page_64_types.h, __START_KERNEL_map).
-    return k.machine.ram[k.address("_text") & 0x7FFFFFFF : k.address("_etext") & 0x7FFFFFFF]
+    # The image is in one piece, too.
+    start = GuestRam(k.machine.ram).translate(k.target.registers(0)["cr3"], k.address("_text"))
+    return k.machine.ram[start : start + k.address("_etext") - k.address("_text")]
 
 
 @KERNELS
@@ -116,10 +122,15 @@ def test_what_cannot_be_moved_has_a_breakpoint(untouched: Callable[..., Kernel])
         assert k.target.read_memory(ip, 5) == k.read_memory(ip, 5)
 
 
-@KERNELS
-def test_a_boot_from_its_first_function_on(kernel: str) -> None:
+@pytest.mark.parametrize(("kernel", "room"), [("6.1", "behind"), ("6.12", "before")])
+def test_a_boot_from_its_first_function_on(kernel: str, room: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is missed: not the first function, no initcall of those that the kernel itself lists, and the kernel's
-    own checks at the end find no mapping that they do not like. All locations are the guest's own afterwards."""
+    own checks at the end find no mapping that they do not like. All locations are the guest's own afterwards.
+
+    :param room: where the zone is to go, of the image that KASLR has put somewhere.
+    """
+    if room == "before":
+        monkeypatch.setattr(trampolines, "place_zone", placed_before)
     options = {"kernel": kernel, "backend": "rsp", "smp": 2, "cmdline": ("initcall_debug", "log_buf_len=4M")}
     with Kernel.boot(dispatch="trampoline", wait=False, **options) as k:  # type: ignore[arg-type]
         order: list[str] = []
@@ -145,6 +156,14 @@ def test_a_boot_from_its_first_function_on(kernel: str) -> None:
         text, start = text_of(k), k.address("_text")
         ips = [location.ip for location in k.records.records if not location.name.startswith("__ftrace_invalid")]
         assert {text[ip - start : ip - start + 5] for ip in ips} == {NOP}
+
+
+# As if the image were at the end of its gigabyte; behind it after all when it is at the beginning.
+def placed_before(entries: Sequence[int], image: tuple[int, int], *rest: int) -> Zone:
+    try:
+        return place_zone(entries, (image[0], IMAGE_BASE + (1 << 30)), *rest)
+    except ZoneError:
+        return place_zone(entries, image, *rest)
 
 
 def test_entry_code_is_refused(untouched: Callable[..., Kernel]) -> None:

@@ -30,7 +30,7 @@ class Stacks:
     def __init__(self, k: Kernel, function: str, recover: Recover | None = None) -> None:
         self._k = k
         self._recover = recover
-        self.unwinder = Unwinder.of(k.knowledge.image, k.knowledge.symbols)
+        self.unwinder = Unwinder.of(k.knowledge.image, k.knowledge.symbols, slide=k.slide)
         self.traces: dict[int, list[Trace]] = defaultdict(list)
         self.walks: list[StackTrace] = []
         #: The same without anybody who knows hooked return slots.
@@ -123,7 +123,7 @@ def test_a_trace_is_what_the_guest_says(
 def test_a_return_has_the_callers_of_its_entry(guest_of_each_dispatch: Callable[..., Kernel], kernel: str) -> None:
     """At the return address the same frames are left, without the function that returned."""
     k = guest_of_each_dispatch(kernel=kernel)
-    unwinder = Unwinder.of(k.knowledge.image, k.knowledge.symbols)
+    unwinder = Unwinder.of(k.knowledge.image, k.knowledge.symbols, slide=k.slide)
     open_calls: list[tuple[Frame, ...]] = []
     checked = 0
 
@@ -216,7 +216,7 @@ def tail(trace: Trace) -> Trace:
 def test_a_trace_is_one_read(guest: Callable[..., Kernel], kernel: str) -> None:
     """A read may be a round trip to the guest, so all of the stack comes in one."""
     k = guest(kernel=kernel)
-    unwinder = Unwinder.of(k.knowledge.image, k.knowledge.symbols)
+    unwinder = Unwinder.of(k.knowledge.image, k.knowledge.symbols, slide=k.slide)
     reads: list[int] = []
     frames = 0
 

@@ -2,8 +2,8 @@
 
 The kernel's image is mapped by ``level2_kernel_pgt``, a table of 512 entries of 2 MiB that every page table root of the
 guest shares, since it is linked in below ``swapper_pg_dir[511]`` (arch/x86/kernel/head_64.S, 5.10 to 6.18). Entries
-behind the end of the image are empty and stay so: modules begin in the next table, or, without CONFIG_RANDOMIZE_BASE,
-at the middle of this one (``KERNEL_IMAGE_SIZE``).
+around the image are empty and stay so: modules begin in the next table, or, without CONFIG_RANDOMIZE_BASE, at the
+middle of this one (``KERNEL_IMAGE_SIZE``).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Callable, Sequence
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
 from fprobe_gdb.errors import ZoneError
 
-__all__ = ["IMAGE_BASE", "place_zone", "read_directory", "zone_entries"]
+__all__ = ["DIRECTORY_ENTRIES", "IMAGE_BASE", "place_zone", "read_directory", "zone_entries"]
 
 #: ``__START_KERNEL_map``: the directory's first entry maps this address.
 IMAGE_BASE = 0xFFFFFFFF80000000
-_ENTRIES = 512
+#: Of the directory, 2 MiB each.
+DIRECTORY_ENTRIES = 512
 # The smaller of the two values of KERNEL_IMAGE_SIZE (arch/x86/include/asm/page_64_types.h).
 _IMAGE_ENTRIES = 256
 # Between the image and the zone, so that an overrun of either hits an unmapped page.
@@ -48,29 +49,30 @@ def read_directory(cr3: int, read_physical: ReadPhysical) -> tuple[int, list[int
                 "tables up yet, or pages in five levels (start QEMU without la57)"
             )
         table = entry & _FRAME
-    data = read_physical(table, 8 * _ENTRIES)
+    data = read_physical(table, 8 * DIRECTORY_ENTRIES)
     return table, [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
 
 
-def place_zone(entries: Sequence[int], image_end: int, physical: int, size_bytes: int, rings: int) -> Zone:
-    """Choose where the zone is mapped: in free entries behind the image, up to 1 GiB from its start.
+def place_zone(entries: Sequence[int], image: tuple[int, int], physical: int, size_bytes: int, rings: int) -> Zone:
+    """Choose where the zone is mapped: in free entries behind the image, or before it where KASLR has left no room.
 
     :param entries: of the page-middle directory.
-    :param image_end: the kernel's ``_end``.
+    :param image: the kernel's ``_text`` and ``_end``.
     :param physical: where the zone is, 2 MiB aligned.
     :param rings: how many rings of records it has.
     :raise ZoneError: when there is not enough room.
     """
     count = size_bytes // HUGE_BYTES
-    first = (image_end - IMAGE_BASE + HUGE_BYTES - 1) // HUGE_BYTES + _GAP
-    limit = _IMAGE_ENTRIES if first + count <= _IMAGE_ENTRIES else _ENTRIES
-    for start in range(first, limit - count + 1):
+    before = (image[0] - IMAGE_BASE) // HUGE_BYTES - _GAP
+    behind = (image[1] - IMAGE_BASE + HUGE_BYTES - 1) // HUGE_BYTES + _GAP
+    limit = _IMAGE_ENTRIES if behind + count <= _IMAGE_ENTRIES else DIRECTORY_ENTRIES
+    for start in (*range(behind, limit - count + 1), *range(before - count, -1, -1)):
         # Until cleanup_highmap() has run, unused entries are not zero, but not present either.
         if not any(entry & _PRESENT for entry in entries[start : start + count]):
             code = IMAGE_BASE + start * HUGE_BYTES
             return Zone(physical, size_bytes, code, code + HUGE_BYTES, rings)
     raise ZoneError(
-        f"there is no room for {size_bytes >> 20} MiB behind the kernel's image, which ends at {image_end:#x}; "
+        f"there is no room for {size_bytes >> 20} MiB around the kernel's image, which ends at {image[1]:#x}; "
         "ask for a smaller ring"
     )
 

@@ -14,7 +14,7 @@ from fprobe_gdb.target.guest_ram import GuestRam
 
 ROOT, UPPER, DIRECTORY, TABLE = 0x1000, 0x2000, 0x3000, 0x4000
 ZONE_AT = 0x800000
-IMAGE_END = IMAGE_BASE + 0x3800000
+IMAGE = IMAGE_BASE + 0x1000000, IMAGE_BASE + 0x3800000
 
 
 class Guest:
@@ -43,10 +43,10 @@ def guest() -> Guest:
 def test_the_zone_is_reached_through_the_tables_that_map_it(guest: Guest) -> None:
     table, entries = read_directory(ROOT, guest.ram.read_physical)
     assert table == DIRECTORY
-    zone = place_zone(entries, IMAGE_END, ZONE_AT, 8 << 20, 1)
+    zone = place_zone(entries, IMAGE, ZONE_AT, 8 << 20, 1)
     index, mapped = zone_entries(zone)
     guest.ram.write_physical(table + 8 * index, mapped)
-    assert zone.code >= IMAGE_END + HUGE_BYTES
+    assert zone.code >= IMAGE[1] + HUGE_BYTES
     for addr in (zone.code, zone.stubs, zone.data, zone.nodes, zone.ring(0), zone.ring(0) + zone.ring_bytes + 1016):
         assert guest.ram.translate(ROOT, addr) == zone.physical_of(addr)
     entries = [int.from_bytes(mapped[at : at + 8], "little") for at in range(0, len(mapped), 8)]
@@ -62,7 +62,7 @@ def test_the_zone_is_reached_through_the_tables_that_map_it(guest: Guest) -> Non
 )  # fmt: skip
 def test_rings_of_zones_of_all_sizes(guest: Guest, mib: int, rings: int, losses_mib: int, ring_kib: int) -> None:
     _, entries = read_directory(ROOT, guest.ram.read_physical)
-    zone = place_zone(entries, IMAGE_END, ZONE_AT, mib << 20, rings)
+    zone = place_zone(entries, IMAGE, ZONE_AT, mib << 20, rings)
     assert (zone.losses_bytes >> 20, zone.ring_bytes >> 10) == (losses_mib, ring_kib)
     assert [zone.ring(cpu + 1) - zone.ring(cpu) for cpu in range(rings)] == [zone.ring_stride_bytes] * rings
     assert zone.ring(rings) <= zone.code + zone.size_bytes or not zone.ring_bytes
@@ -70,15 +70,25 @@ def test_rings_of_zones_of_all_sizes(guest: Guest, mib: int, rings: int, losses_
 
 def test_entries_that_are_taken_are_stepped_over(guest: Guest) -> None:
     _, entries = read_directory(ROOT, guest.ram.read_physical)
-    free = (IMAGE_END - IMAGE_BASE) // HUGE_BYTES + 1
+    free = (IMAGE[1] - IMAGE_BASE) // HUGE_BYTES + 1
     entries[free + 2] = 1
-    assert place_zone(entries, IMAGE_END, ZONE_AT, 8 << 20, 1).code == IMAGE_BASE + (free + 3) * HUGE_BYTES
+    assert place_zone(entries, IMAGE, ZONE_AT, 8 << 20, 1).code == IMAGE_BASE + (free + 3) * HUGE_BYTES
+
+
+def test_before_an_image_at_the_end(guest: Guest) -> None:
+    """KASLR may leave no room behind it."""
+    _, entries = read_directory(ROOT, guest.ram.read_physical)
+    image = IMAGE_BASE + (960 << 20), IMAGE_BASE + (1 << 30) - HUGE_BYTES
+    zone = place_zone(entries, image, ZONE_AT, 8 << 20, 1)
+    assert zone.code == image[0] - HUGE_BYTES - (8 << 20)
+    entries[(zone.code - IMAGE_BASE) // HUGE_BYTES + 3] = 1
+    assert place_zone(entries, image, ZONE_AT, 8 << 20, 1).code == zone.code - HUGE_BYTES
 
 
 def test_no_room(guest: Guest) -> None:
     _, entries = read_directory(ROOT, guest.ram.read_physical)
     with pytest.raises(ZoneError, match="smaller ring"):
-        place_zone(entries, IMAGE_BASE + (1 << 30) - HUGE_BYTES, ZONE_AT, 8 << 20, 1)
+        place_zone(entries, (IMAGE_BASE + (4 << 20), IMAGE_BASE + (1 << 30) - HUGE_BYTES), ZONE_AT, 8 << 20, 1)
 
 
 def test_a_kernel_without_page_tables_yet(guest: Guest) -> None:

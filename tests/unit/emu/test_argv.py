@@ -93,8 +93,8 @@ def test_words_of_the_spec_come_last(kernel: Path) -> None:
 
 
 def test_kaslr_and_start_stopped(kernel: Path) -> None:
-    assert "nokaslr" in kernel_cmdline(MachineSpec(kernel=kernel, initramfs=None)).split()
-    assert "nokaslr" not in kernel_cmdline(MachineSpec(kernel=kernel, initramfs=None, kaslr=True)).split()
+    assert "nokaslr" in kernel_cmdline(MachineSpec(kernel=kernel, initramfs=None, kaslr=False)).split()
+    assert "nokaslr" not in kernel_cmdline(MachineSpec(kernel=kernel, initramfs=None)).split()
     assert "-S" not in qemu_argv(MachineSpec(kernel=kernel, initramfs=None), FDS)
     assert "-S" in qemu_argv(MachineSpec(kernel=kernel, initramfs=None, start_stopped=True), FDS)
 
