@@ -1,39 +1,29 @@
-"""Each file that a command opens: how often, bytes read and written, errors. By C types, so it needs the kernel's BTF.
-
-fprobe-gdb run examples/opened_files.py --backend rsp -- 'ls -l / > /tmp/list'
-"""
-
-from collections import Counter, defaultdict
+"""Path, bytes, errors of each file that a command opens: `fprobe-gdb run examples/opened_files.py -- 'ls -l / > /x'`"""
 
 from fprobe_gdb import Fprobe
 
 COMMAND = "cat /etc/motd /etc/shadow; echo hello > /tmp/x; ls /tmp"
 MOVING = ["vfs_read", "vfs_write", "do_splice_direct", "splice_file_to_pipe"]  # FUNCTION(struct file *, ...)
-paths, counts = {}, defaultdict(Counter)  # path by opening task, then by struct file; counts by path
+rows, files = [], {}  # [path, bytes, errors] of all files; of those that are open, by address of struct file
 
 
 def probe(k):
-    def opening(fp, entry_ip, ret_ip, regs, data):
-        paths[k.task] = k.args(regs, entry_ip).pathname.name.string()
-        return paths[k.task].startswith("/run/agent")  # our agent's. True means: no exit handler for this call
+    def entering(fp, entry_ip, ret_ip, regs, data):
+        data[:] = regs.di.to_bytes(8, "little") + regs.si.to_bytes(8, "little")
 
     def opened(fp, entry_ip, ret_ip, regs, data):
-        file = k.retval(regs, entry_ip)
-        path = paths[int(file)] = paths.pop(k.task)
-        counts[path][file.error_name() or "opened"] += 1
-
-    def moving(fp, entry_ip, ret_ip, regs, data):
-        data[:] = regs.di.to_bytes(8, "little")
-        return regs.di not in paths
+        file, name = k.retval(regs, entry_ip), k.value("struct filename", int.from_bytes(data[8:], "little")).name
+        rows.append([name.string(), 0, file.error_name() or ""])
+        files[int(file)] = rows[-1]
 
     def moved(fp, entry_ip, ret_ip, regs, data):
-        result, path = k.retval(regs, entry_ip), paths[int.from_bytes(data, "little")]
-        counts[path].update({result.error_name(): 1} if result < 0 else {"bytes": int(result)})
+        row, result = files.get(int.from_bytes(data[:8], "little"), ["", 0, ""]), k.retval(regs, entry_ip)
+        row[1], row[2] = row[1] + max(int(result), 0), row[2] + (f" {result.error_name()}" if result < 0 else "")
 
-    k.register_fprobe(Fprobe(opening, opened), "do_filp_open")
-    k.register_fprobe_syms(Fprobe(moving, moved, entry_data_size=8, nr_maxactive=16), MOVING)
-    k.register_fprobe(Fprobe(lambda fp, entry_ip, ret_ip, regs, data: paths.pop(regs.di, None)), "__fput")
+    k.register_fprobe(Fprobe(entering, opened, entry_data_size=16), "do_filp_open")
+    k.register_fprobe_syms(Fprobe(entering, moved, entry_data_size=16, nr_maxactive=16), MOVING)
+    k.register_fprobe(Fprobe(lambda fp, entry_ip, ret_ip, regs, data: files.pop(regs.di, None)), "__fput")
 
 
 def report(k):
-    print(*(f"{path:24} {dict(count)}" for path, count in counts.items()), sep="\n")
+    print(*("{:24} {:6} {}".format(*row) for row in rows if "/run/agent" not in row[0]), sep="\n")

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from ast import literal_eval
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,12 +36,12 @@ def run(script: str, *words: str, **environment: str) -> str:
 
 def opened_files(kernel: str) -> None:
     lines = run("opened_files.py", "-k", kernel, "--backend", "rsp").splitlines()
-    counts = {path: literal_eval(count) for path, count in (line.split(maxsplit=1) for line in lines if "{" in line)}
-    assert counts["/etc/motd"] == {"opened": 1, "bytes": len(MOTD)}  # read
-    assert counts["/tmp/x"] == {"opened": 1, "bytes": len("hello\n")}  # written
-    assert counts["/etc/shadow"] == {"-ENOENT": 1}
-    assert counts["/tmp"] == {"opened": 1}
-    assert not any(path.startswith("/run/agent") for path in counts)
+    rows = [line.split() for line in lines if line.startswith("/")]
+    assert ["/etc/motd", str(len(MOTD))] in rows  # read
+    assert ["/tmp/x", str(len("hello\n"))] in rows  # written
+    assert ["/etc/shadow", "0", "-ENOENT"] in rows
+    assert ["/tmp", "0"] in rows
+    assert not any(row[0].startswith("/run/agent") for row in rows)
     # The command's own output goes on beside the handlers'.
     assert MOTD.decode().strip() in lines
 
