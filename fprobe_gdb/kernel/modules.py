@@ -84,6 +84,10 @@ class GuestModule:
         """Its code."""
         return self.head.text
 
+    def holds(self, addr: int) -> bool:
+        """Whether an address is in its code."""
+        return addr in self.text or addr in self.head.init_text
+
     def __repr__(self) -> str:
         return f"GuestModule({self.name} at {self.text.start:#x}, {len(self.locations)} locations)"
 

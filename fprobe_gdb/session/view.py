@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from fprobe_gdb.dispatch.base import Dispatch
-from fprobe_gdb.errors import BtfError, ExtraMissing, MemoryFault, TypeLookupError
+from fprobe_gdb.errors import BtfError, ExtraMissing, MemoryFault, ModuleError, TypeLookupError
 from fprobe_gdb.kernel.btf import Btf, FuncProto
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.kernel.modules import GuestModule
@@ -267,9 +267,10 @@ class GuestView:
         """A ``drgn.Program`` for the present stop, with drgn's helpers for Linux; needs the extra ``drgn``.
 
         ``for_each_task(k.drgn())``, ``d_path(drgn.Object(k.drgn(), "struct file *", regs.di).f_path)``. Symbols are
-        ours, types come from the image's DWARF or its BTF. Take it anew in each handler: what is read through it once
-        the guest has run on raises :class:`~fprobe_gdb.errors.StaleValue`. With trampolines, vCPUs other than that of
-        the hit run while its handler does, so helpers see a live kernel.
+        ours, types come from the image's DWARF or its BTF; modules have both too (types by their own BTF). Take it anew
+        in each handler: what is read through it once the guest has run on raises
+        :class:`~fprobe_gdb.errors.StaleValue`. With trampolines, vCPUs other than that of the hit run while its handler
+        does, so helpers see a live kernel.
 
         :raise ExtraMissing: drgn is not installed.
         :raise BtfError: the image has neither DWARF nor BTF.
@@ -281,14 +282,28 @@ class GuestView:
                 if error.name != "drgn":
                     raise
                 raise ExtraMissing("k.drgn()", "drgn", "drgn") from None
-            btf = self.btf if self.has_types else None
-            image = self.knowledge.image
-            self._drgn = DrgnPrograms(Guest(self.memory, self.symbols, image, btf, self.slide, self._recover_return))
+            guest = Guest(
+                self.memory,
+                self.symbols,
+                self.knowledge.image,
+                self.btf if self.has_types else None,
+                self.slide,
+                self._recover_return,
+                lambda: self._modules.known(),
+                self._module_btf,
+            )
+            self._drgn = DrgnPrograms(guest)
         return self._drgn.program()
 
     # The dispatch may be another one by then.
     def _recover_return(self, slot_addr: int, value: int) -> int | None:
         return self._dispatch.recover_return(slot_addr, value)
+
+    def _module_btf(self, module: GuestModule) -> Btf | None:
+        try:
+            return self._modules.btf(module)
+        except (BtfError, ModuleError):
+            return None
 
     def btf_at(self, entry_ip: int) -> Btf:
         """The types that a function's prototype is written in: the kernel's, or those of the function's module.

@@ -13,6 +13,7 @@ from drgn.helpers.linux.cpumask import for_each_online_cpu
 from drgn.helpers.linux.fs import d_path, for_each_file, for_each_mount, mount_dst
 from drgn.helpers.linux.list import list_for_each_entry
 from drgn.helpers.linux.mm import cmdline, totalram_pages
+from drgn.helpers.linux.module import address_to_module, find_module, for_each_module
 from drgn.helpers.linux.net import for_each_netdev
 from drgn.helpers.linux.percpu import per_cpu
 from drgn.helpers.linux.pid import find_task, for_each_task
@@ -35,13 +36,15 @@ pytestmark = pytest.mark.qemu
 Boot = Callable[..., Kernel]
 # One is where it was linked and served by breakpoints, the other has KASLR and trampolines.
 GUESTS: dict[str, dict[str, object]] = {
-    "6.1": {"kernel": "6.1", "dispatch": "breakpoint"},
-    "6.12": {"kernel": "6.12", "dispatch": "trampoline", "kaslr": True},
+    "6.1": {"kernel": "6.1", "dispatch": "breakpoint", "kaslr": False},
+    "6.12": {"kernel": "6.12", "dispatch": "trampoline"},
 }
 # A process that is asleep, and no longer on its way through fork and exec; its pid.
 SLEEPER = """sleep 1000 &
     while ! grep -q sleep /proc/$!/comm || ! grep -q 'State:.S' /proc/$!/status; do true; done
     echo $!"""
+# A network device without hardware, and a block device.
+MODULES = ("dummy", "loop")
 KERNELS = pytest.mark.parametrize("kernel", GUESTS)
 
 
@@ -106,6 +109,35 @@ def test_helpers_between_runs(k: Kernel) -> None:
     assert not list(list_for_each_entry("struct module", prog["modules"].address_of_(), "list"))
     memory_kib = int(k.shell(f"kill {sleeper}; grep MemTotal /proc/meminfo").text.split()[1])
     assert totalram_pages(k.drgn()) * 4 == memory_kib
+
+
+@pytest.mark.parametrize("kernel", ["6.1", "6.12"])
+def test_modules(guest: Boot, kernel: str) -> None:
+    """Names, addresses, symbols, functions and types of what is loaded at this stop, and of nothing else."""
+    k = guest(kernel=kernel, modules=MODULES)
+    with pytest.raises(LookupError):
+        k.drgn().symbol("dummy_xmit")
+    k.shell("modprobe dummy; modprobe loop")
+    addr = int(k.shell("grep ' dummy_xmit' /proc/kallsyms").text.split()[0], 16)
+    prog = k.drgn()
+    assert {module.name.string_().decode() for module in for_each_module(prog)} == {"dummy", "loop"}
+    assert prog.symbol("dummy_xmit").address == addr
+    assert prog.symbol(addr + 4).name == "dummy_xmit"
+    assert address_to_module(prog, addr) == find_module(prog, "dummy")
+    # Just before the code of a module is nobody's.
+    before = min(module.text.start for module in k.modules) - 1
+    with pytest.raises(LookupError):
+        prog.symbol(before)
+    # By their own types: BTF has "struct loop_device" in this module alone.
+    assert prog["dummy_xmit"].address_ == addr
+    assert [parameter.name for parameter in prog["dummy_xmit"].type_.parameters] == ["skb", "dev"]
+    assert prog.type("struct loop_device").member("lo_number").offset == 0
+    assert prog.type("struct loop_device").member("lo_queue").type.type_name() == "struct request_queue *"
+    k.shell("rmmod dummy")
+    with pytest.raises(LookupError):
+        k.drgn().symbol("dummy_xmit")
+    assert not find_module(k.drgn(), "dummy")
+    k.shell("rmmod loop")
 
 
 def test_stacks_of_tasks_with_calls_in_flight(guest: Boot) -> None:

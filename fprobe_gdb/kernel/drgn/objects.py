@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from itertools import chain
+
 import drgn
 
 from fprobe_gdb.errors import TypeAmbiguous, TypeNotFound
@@ -17,9 +20,20 @@ _PER_CPU_SECTION = ".data..percpu"
 
 
 class DrgnObjects:
-    """The objects of one ``drgn.Program``."""
+    """The objects of one ``drgn.Program``.
 
-    def __init__(self, prog: drgn.Program, types: DrgnTypes, btf: Btf, symbols: SymbolTable) -> None:
+    :param of_modules: symbols and types of each module that is loaded at this stop; their functions are found too.
+    """
+
+    def __init__(
+        self,
+        prog: drgn.Program,
+        types: DrgnTypes,
+        btf: Btf,
+        symbols: SymbolTable,
+        of_modules: Callable[[], Iterable[tuple[SymbolTable, Btf]]] = tuple,
+    ) -> None:
+        self._of_modules = of_modules
         self._prog = prog
         self._types = types
         self._btf = btf
@@ -39,7 +53,8 @@ class DrgnObjects:
         if _Flags.VARIABLE in flags:
             found = self._variable(name)
         if found is None and _Flags.FUNCTION in flags:
-            found = self._function(name)
+            known = chain([(self._symbols, self._btf)], self._of_modules())
+            found = next(filter(None, (self._function(name, *one) for one in known)), None)
         if found is None and _Flags.CONSTANT in flags:
             found = self._constant(name)
         return found
@@ -70,10 +85,10 @@ class DrgnObjects:
         room_bytes = self._symbols.size(addr)
         return self._object(type_, addr) if not 0 < room_bytes < type_.size_bytes else None
 
-    def _function(self, name: str) -> drgn.Object | None:
-        if not self._symbols.addresses(name) or not self._btf.functions(name):
+    def _function(self, name: str, symbols: SymbolTable, btf: Btf) -> drgn.Object | None:
+        if not symbols.addresses(name) or not btf.functions(name):
             return None
-        return self._object(self._btf.function(name), self._symbols.one(name))
+        return self._object(btf.function(name), symbols.one(name))
 
     def _constant(self, name: str) -> drgn.Object | None:
         enums = self._btf.enumerators.get(name, ())

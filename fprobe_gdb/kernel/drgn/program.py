@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import drgn
@@ -14,6 +14,7 @@ from fprobe_gdb.kernel.drgn.symbols import DrgnSymbols
 from fprobe_gdb.kernel.drgn.types import DrgnTypes
 from fprobe_gdb.kernel.drgn.vmcoreinfo import made_up_vmcoreinfo, read_vmcoreinfo
 from fprobe_gdb.kernel.image import KernelImage
+from fprobe_gdb.kernel.modules import GuestModule
 from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.kernel.values import GuestMemory
 
@@ -45,6 +46,16 @@ class Guest:
     slide: int = 0
     #: (Address of a return slot, what is there) to what was there before we hooked it; None for all else.
     recover: Callable[[int, int], int | None] = lambda _slot_addr, _value: None
+    #: The modules that are loaded at this stop, and the types of one of them; None where it has none.
+    modules: Callable[[], Sequence[GuestModule]] = tuple
+    module_btf: Callable[[GuestModule], Btf | None] = lambda _module: None
+
+    def typed_modules(self) -> Iterator[tuple[SymbolTable, Btf]]:
+        """Symbols and types of the modules that have both."""
+        for module in self.modules():
+            btf = self.module_btf(module)
+            if btf is not None:
+                yield module.symbols, btf
 
 
 class DrgnPrograms:
@@ -92,11 +103,11 @@ class DrgnPrograms:
             prog.add_memory_segment(0, _ADDRESSES, self._reader.read, physical=physical)
         self._add_module(prog)
         if guest.btf is not None:
-            types = DrgnTypes(prog, guest.btf)
-            objects = DrgnObjects(prog, types, guest.btf, guest.symbols)
+            types = DrgnTypes(prog, guest.btf, lambda: (btf for _, btf in guest.typed_modules()))
+            objects = DrgnObjects(prog, types, guest.btf, guest.symbols, guest.typed_modules)
             prog.register_type_finder(_NAME, types.find, enable_index=_LAST)
             prog.register_object_finder(_NAME, objects.find, enable_index=_LAST)
-        prog.register_symbol_finder(_NAME, DrgnSymbols(guest.symbols).find, enable_index=_LAST)
+        prog.register_symbol_finder(_NAME, DrgnSymbols(guest.symbols, guest.modules).find, enable_index=_LAST)
         return prog
 
     def _text_for_drgn(self) -> bytes:

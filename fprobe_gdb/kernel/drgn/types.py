@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import drgn
 
 from fprobe_gdb.errors import TypeNotFound
@@ -43,11 +45,16 @@ _ENUM_INTS = {1: "char", 2: "short", 4: "int", 8: "long"}
 
 
 class DrgnTypes:
-    """The types of one ``drgn.Program``: drgn's belong to the program that they are made for."""
+    """The types of one ``drgn.Program``: drgn's belong to the program that they are made for.
 
-    def __init__(self, prog: drgn.Program, btf: Btf) -> None:
+    :param btf: the kernel's.
+    :param of_modules: those of each module that is loaded at this stop, with the kernel's below them.
+    """
+
+    def __init__(self, prog: drgn.Program, btf: Btf, of_modules: Callable[[], Iterable[Btf]] = tuple) -> None:
         self._prog = prog
         self._btf = btf
+        self._of_modules = of_modules
         self._made: dict[Type, drgn.Type] = {}
         self._depth = 0
 
@@ -60,9 +67,14 @@ class DrgnTypes:
         # BTF does not say which file a type is from.
         if filename is not None:
             return None
+        return self._find(self._btf, kinds, name) or next(
+            filter(None, (self._find(btf, kinds, name) for btf in self._of_modules())), None
+        )
+
+    def _find(self, btf: Btf, kinds: drgn.TypeKindSet, name: str) -> drgn.Type | None:
         for kind in kinds:
             try:
-                found = self.drgn_type(self._btf.type(f"{_TAGS.get(kind, '')} {name}"))
+                found = self.drgn_type(btf.type(f"{_TAGS.get(kind, '')} {name}"))
             except TypeNotFound:
                 continue
             if found.kind is kind:
