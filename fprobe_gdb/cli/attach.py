@@ -87,7 +87,7 @@ def attach(
         with contextlib.suppress(InvalidProbe):
             options.check_sites(len(what.locations(records, definitions)))
     with (
-        open_sink(form.format, form.output, graph=form.graph) as sink,
+        open_sink(form.format, form.output, graph=form.graph, functions=bool(what.include)) as sink,
         Kernel.attach(socket, qmp=qmp, options=options, knowledge=knowledge) as k,
     ):
         tracefs = form.format == "ftrace"

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from fprobe_gdb.errors import UsageError
 from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.output.color import use_color
+from fprobe_gdb.output.ftrace_graph_sink import FtraceGraphSink
 from fprobe_gdb.output.ftrace_sink import FtraceSink
 from fprobe_gdb.output.jsonl import JsonlSink
 from fprobe_gdb.output.quiet import Quiet
@@ -21,11 +22,14 @@ FORMATS = ("text", "jsonl", "ftrace", "summary")
 
 
 @contextlib.contextmanager
-def open_sink(format_: str, path: str | None, *, graph: bool = False) -> Iterator[EventSink]:
+def open_sink(
+    format_: str, path: str | None, *, graph: bool = False, functions: bool = True, ordered: bool = True
+) -> Iterator[EventSink]:
     """A sink that is closed at the end of the block.
 
     :param format_: one of :data:`FORMATS`.
     :param graph: of ftrace's text, the form with calls and durations.
+    :param functions, ordered: see :class:`.FtraceSink`.
     :param path: None or ``"-"`` is standard output.
     :raise UsageError: when the file cannot be made.
     """
@@ -41,8 +45,10 @@ def open_sink(format_: str, path: str | None, *, graph: bool = False) -> Iterato
         match format_:
             case "jsonl":
                 sink = JsonlSink(stream)
+            case "ftrace" if graph:
+                sink = FtraceGraphSink(stream)
             case "ftrace":
-                sink = FtraceSink(stream, graph=graph)
+                sink = FtraceSink(stream, functions=functions, ordered=ordered)
             case "summary":
                 sink = Quiet(TextSink(stream, color=use_color(stream, os.environ), header=False))
             case _:

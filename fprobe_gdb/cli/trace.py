@@ -145,14 +145,18 @@ def trace(command: tuple[str, ...], dry_run: bool, **values: Any) -> int:
         ips = request.what.locations(records, definitions)
         if options.dispatch == "breakpoint":
             options.check_sites(len(ips))
-        request.judge(knowledge, records)
+        judge = request.judge(knowledge, records)
     if dry_run:
         click.echo(argv_dry_run(options.machine_spec(path)))
         click.echo(f"# {len(ips)} functions: {', '.join(records.name_at(ip) for ip in ips)}")
         if waits := request.what.selection.waits:
             click.echo(f"# and those of modules, once they are loaded: {', '.join(waits)}")
         return ExitCode.OK
-    with open_sink(request.form.format, request.form.output, graph=request.form.graph) as sink:
+    form = request.form
+    # An entry about which its return decides is told late.
+    ordered = judge is None or not judge.at_exit
+    functions = bool(request.what.include)
+    with open_sink(form.format, form.output, graph=form.graph, functions=functions, ordered=ordered) as sink:
         _trace(options, request, knowledge, sink)
     return ExitCode.OK
 

@@ -75,6 +75,22 @@ class LineWriter:
         except OSError as exc:
             raise self._failed(exc) from exc
 
+    def position(self) -> int:
+        """Where the next line begins, for :meth:`overwrite`. The stream has to be seekable."""
+        return self._stream.tell()
+
+    def overwrite(self, position: int, text: str) -> None:
+        """Write a text over what is there, and go on at the end. Raises as :meth:`line`."""
+        if self._error is not None:
+            raise self._error
+        try:
+            end = self._stream.tell()
+            self._stream.seek(position)
+            self._stream.write(text)
+            self._stream.seek(end)
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
     def flush(self) -> None:
         """Make all lines visible. Raises as :meth:`line`; silent once an error has been raised."""
         if self._error is not None:

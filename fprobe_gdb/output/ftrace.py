@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from fprobe_gdb.events import CpuFlags
 from fprobe_gdb.output.quantities import guest_time
 
-__all__ = ["UNKNOWN_COMM", "TraceContext", "header", "trace_line", "without_offset"]
+__all__ = ["COUNTS_CHARS", "UNKNOWN_COMM", "TraceContext", "counts_line", "header", "trace_line", "without_offset"]
 
 #: The kernel's name for a task whose name it does not know.
 UNKNOWN_COMM = "<...>"
+#: Room for two numbers of 15 digits.
+COUNTS_CHARS = 80
 
 # struct thread_info's TIF_NEED_RESCHED (arch/x86/include/asm/thread_info.h, up to 6.12) and TIF_NEED_RESCHED_LAZY.
 _TIF_NEED_RESCHED = 1 << 3
@@ -50,15 +52,21 @@ class TraceContext:
     flags: CpuFlags = field(default_factory=CpuFlags)
 
 
-def header(entries: int, written: int, cpus: int, tracer: str = "nop") -> str:
-    """The lines before the first event, with a last newline.
+def header(tracer: str) -> tuple[str, str]:
+    """The lines before the first event, those before :func:`counts_line` and those behind it and its ``#``.
 
     :param tracer: ``"nop"`` for events alone, ``"function"`` where there are functions too.
+    """
+    return f"# tracer: {tracer}\n#", _ART.removesuffix("\n")
+
+
+def counts_line(entries: int, written: int, cpus: int) -> str:
+    """The line of the header that says what follows: at most :data:`COUNTS_CHARS` characters.
+
     :param entries: events that follow; a stack trace is one.
     :param written: events that there were, lost ones too.
     """
-    counts = f"# entries-in-buffer/entries-written: {entries}/{written}   #P:{cpus}"
-    return f"# tracer: {tracer}\n#\n{counts}\n#\n{_ART}"
+    return f"# entries-in-buffer/entries-written: {entries}/{written}   #P:{cpus}"
 
 
 def trace_line(context: TraceContext, text: str) -> str:

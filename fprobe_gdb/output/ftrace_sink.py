@@ -9,14 +9,19 @@ stack, where asked for       ``<stack trace>`` with the task and time of its eve
 console, misses, summary     comments, which begin with ``#`` and are no entries
 ============================ ======================================================================================
 
-With ``graph``, calls are drawn by :mod:`~fprobe_gdb.output.ftrace_graph`, and events are comments in the picture.
+Lines come as things happen. The header has the number of entries in it, which is known at the end: a file has a line
+of blanks there until then (readers take it for any other comment), anything that cannot seek goes without.
 
-The file begins with the number of its entries, which are in the order of their times; so all of it is written when the
-trace ends, and held in memory until then (about 300 bytes an entry).
+Of the readers in Debian 12, traceshark 0.9.14 opens such a file and the ``trace`` file of a 6.12 guest alike, without a
+complaint; trace-cmd 3.1.6 reads ``trace.dat`` alone and refuses both ("error reading header").
+
+Calls as pictures: :mod:`~fprobe_gdb.output.ftrace_graph_sink`.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from typing import TextIO, assert_never
 
@@ -32,45 +37,55 @@ from fprobe_gdb.events import (
 from fprobe_gdb.output.base import AnyEvent, LineWriter
 from fprobe_gdb.output.color import PLAIN
 from fprobe_gdb.output.escape import printable
-from fprobe_gdb.output.ftrace import UNKNOWN_COMM, TraceContext, header, trace_line, without_offset
-from fprobe_gdb.output.ftrace_graph import GRAPH_HEADER, GraphRecord, RecordKind, graph_lines
+from fprobe_gdb.output.ftrace import (
+    COUNTS_CHARS,
+    UNKNOWN_COMM,
+    TraceContext,
+    counts_line,
+    header,
+    trace_line,
+    without_offset,
+)
 from fprobe_gdb.output.quantities import guest_time
 from fprobe_gdb.output.table import summary_lines
 
-__all__ = ["FtraceSink"]
+__all__ = ["FtraceSink", "event_text", "note_text", "stack_text", "summary_notes", "who"]
 
 _STACK = "<stack trace>"
 
 
 class FtraceSink:
-    """An :class:`~fprobe_gdb.output.base.EventSink` that writes once, when the summary comes.
+    """An :class:`~fprobe_gdb.output.base.EventSink` that writes each line at once.
 
-    :param graph: draw calls with their durations; else a line for each entry and each return.
+    :param functions: whether functions are traced, and not probe events alone.
+    :param ordered: whether events come in the order of their times. Else lines are held, in memory, until the summary
+        comes (about 300 bytes each): an entry may wait for its return.
     """
 
-    def __init__(self, stream: TextIO, *, graph: bool = False) -> None:
-        self._out = LineWriter(stream, live=False)
-        self._graph = graph
-        # Time and text of entries and notes; how many are entries. Unused with graph.
-        self._lines: list[tuple[int, str]] = []
+    def __init__(self, stream: TextIO, *, functions: bool = True, ordered: bool = True) -> None:
+        self._out = LineWriter(stream)
+        self._tracer = "function" if functions else "nop"
+        self._ordered = ordered
+        self._has_room = _can_go_back(stream)
+        # Where the counts go in, once the header is written.
+        self._counts_at: int | None = None
+        self._begun = False
         self._entries = 0
-        self._has_functions = False
-        self._records: list[GraphRecord] = []
+        # Time and text of what is held.
+        self._held: list[tuple[int, str]] = []
 
     def write(self, event: AnyEvent) -> None:
         """Take one event. See :meth:`EventSink.write <fprobe_gdb.output.base.EventSink.write>`."""
         match event:
             case EntryEvent() | ExitEvent():
-                self._has_functions |= event.probe_event is None
-                (self._draw if self._graph else self._line)(event)
-            case MissedEvent() | LostEvent():
-                name = printable(event.probe_event or event.func)
-                what = f"lost {event.count} times" if isinstance(event, LostEvent) else "missed"
-                self._note(event.time_ns, f"{guest_time(event.time_ns)}: {name} {what} ({event.reason.value})")
-            case ConsoleEvent():
-                self._note(event.time_ns, f"{printable(event.source)} | {printable(event.line)}")
+                context = TraceContext(*who(event), event.cpu, event.time_ns, event.flags or CpuFlags())
+                self._entry(event.time_ns, trace_line(context, event_text(event)))
+                if event.stack is not None:
+                    self._entry(event.time_ns, trace_line(context, stack_text(event.stack)))
+            case MissedEvent() | LostEvent() | ConsoleEvent():
+                self._line(event.time_ns, note_text(event))
             case SummaryEvent():
-                self._write_all(event)
+                self._end(event)
             case _:
                 assert_never(event)
 
@@ -78,61 +93,76 @@ class FtraceSink:
         """Make all lines visible; the stream stays open."""
         self._out.flush()
 
-    def _note(self, time_ns: int, text: str) -> None:
-        if self._graph:
-            self._records.append(GraphRecord(RecordKind.NOTE, time_ns, f"# {text}"))
-        else:
-            self._lines.append((time_ns, f"# {text}"))
-
-    def _line(self, event: EntryEvent | ExitEvent) -> None:
-        context = TraceContext(*_who(event), event.cpu, event.time_ns, event.flags or CpuFlags())
-        self._lines.append((event.time_ns, trace_line(context, _text(event))))
+    def _entry(self, time_ns: int, text: str) -> None:
         self._entries += 1
-        if event.stack is not None:
-            self._lines.append((event.time_ns, trace_line(context, _stack_text(event.stack))))
-            self._entries += 1
+        self._line(time_ns, text)
 
-    def _draw(self, event: EntryEvent | ExitEvent) -> None:
-        if event.probe_event is not None:
-            kind, text = RecordKind.EVENT, _text(event)
+    def _line(self, time_ns: int, text: str) -> None:
+        if self._ordered:
+            self._begin()
+            self._out.line(text)
         else:
-            kind = RecordKind.CALL if isinstance(event, EntryEvent) else RecordKind.RETURN
-            text = printable(event.func)
-        duration_ns = event.duration_ns if isinstance(event, ExitEvent) else 0
-        where = (event.cpu, event.task, *_who(event), event.entry_ip, event.depth, duration_ns)
-        self._records.append(GraphRecord(kind, event.time_ns, text, *where))
-        if event.stack is not None:
-            self._records.append(GraphRecord(RecordKind.EVENT, event.time_ns, _stack_text(event.stack), *where))
+            self._held.append((time_ns, text))
 
-    def _write_all(self, summary: SummaryEvent) -> None:
-        if self._graph:
-            top = GRAPH_HEADER
-            # Stable: what has the same time stays in the order in which it came.
-            lines = graph_lines(sorted(self._records, key=lambda record: record.time_ns), summary.cpus)
-        else:
-            tracer = "function" if self._has_functions else "nop"
-            top = header(self._entries, self._entries, summary.cpus, tracer)
-            lines = iter(text for _, text in sorted(self._lines, key=lambda line: line[0]))
-        self._out.line(top.removesuffix("\n"))
-        for line in (*lines, *_summary(summary)):
+    def _begin(self) -> None:
+        if self._begun:
+            return
+        self._begun = True
+        before, after = header(self._tracer)
+        self._out.line(before)
+        if self._has_room:
+            self._counts_at = self._out.position()
+            self._out.line("#".ljust(COUNTS_CHARS))
+            self._out.line("#")
+        self._out.line(after)
+
+    def _end(self, summary: SummaryEvent) -> None:
+        self._begin()
+        # Stable: what has the same time stays in the order in which it came.
+        for _, text in sorted(self._held, key=lambda line: line[0]):
+            self._out.line(text)
+        self._held.clear()
+        for line in summary_notes(summary):
             self._out.line(line)
+        if self._counts_at is not None:
+            self._out.overwrite(self._counts_at, counts_line(self._entries, self._entries, summary.cpus))
 
 
-def _who(event: EntryEvent | ExitEvent) -> tuple[str, int]:
+def who(event: EntryEvent | ExitEvent) -> tuple[str, int]:
+    """Name and pid of an event's task."""
     if event.comm is None or event.pid is None:
         return UNKNOWN_COMM, 0
     return printable(event.comm) if event.pid else "<idle>", event.pid
 
 
-def _text(event: EntryEvent | ExitEvent) -> str:
+def event_text(event: EntryEvent | ExitEvent) -> str:
+    """What stands behind the time."""
     return printable(event.func if event.text is None else event.text)
 
 
-# Without offsets, as tracefs shows stacks by default.
-def _stack_text(stack: tuple[str, ...]) -> str:
+def stack_text(stack: tuple[str, ...]) -> str:
+    """A stack as an entry of its own; without offsets, as tracefs shows stacks by default."""
     return "\n".join([_STACK, *(f" => {printable(without_offset(symbol))}" for symbol in stack)])
 
 
-def _summary(summary: SummaryEvent) -> Iterator[str]:
+def note_text(event: MissedEvent | LostEvent | ConsoleEvent) -> str:
+    """What is no entry, as a comment."""
+    if isinstance(event, ConsoleEvent):
+        return f"# {printable(event.source)} | {printable(event.line)}"
+    name = printable(event.probe_event or event.func)
+    what = f"lost {event.count} times" if isinstance(event, LostEvent) else "missed"
+    return f"# {guest_time(event.time_ns)}: {name} {what} ({event.reason.value})"
+
+
+def summary_notes(summary: SummaryEvent) -> Iterator[str]:
+    """The summary as comments."""
     for line in summary_lines(summary, PLAIN):
         yield f"# {line}".rstrip()
+
+
+# Not a pipe or a terminal, and not a file in which all is written to the end, wherever one has gone.
+def _can_go_back(stream: TextIO) -> bool:
+    try:
+        return stream.seekable() and not fcntl.fcntl(stream.fileno(), fcntl.F_GETFL) & os.O_APPEND
+    except OSError:  # io.UnsupportedOperation: in memory, without a descriptor
+        return stream.seekable()

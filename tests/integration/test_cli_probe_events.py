@@ -6,6 +6,7 @@ The guest's command switches its own tracefs on, works, and prints ``trace``: so
 from __future__ import annotations
 
 import re
+import signal
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from images.workload_counts import counts
 from tests.integration.guest_tracer import TRACING
 from tests.integration.test_cli import NO_BOOT, events_of
-from tests.integration.tool import run_tool
+from tests.integration.tool import Tool, run_tool
 
 pytestmark = pytest.mark.qemu
 
@@ -92,7 +93,23 @@ cat trace
     assert ours[:2] == theirs[begin : begin + 2]
     assert ours[3:12] == theirs[begin + 3 : begin + 12]
     entries = sum(bool(re.match(r"^ .*-\d+ +\[\d+\] ", line)) for line in ours)
-    assert ours[2] == f"# entries-in-buffer/entries-written: {entries}/{entries}   #P:1"
+    assert ours[2].rstrip() == f"# entries-in-buffer/entries-written: {entries}/{entries}   #P:1"
+
+
+def test_lines_of_the_trace_file_come_at_once() -> None:
+    """To a pipe, as of trace_pipe; and it ends well when the user has seen enough."""
+    with Tool(
+        "trace", "--backend", "rsp", "-f", "ftrace", "-i", "vfs_fallocate", "--", "workload args 6; sleep 1000"
+    ) as tool:
+        tool.until_output("vfs_fallocate__exit: (")
+        tool.kill(signal.SIGINT)
+        outcome = tool.finish()
+    assert outcome.status == 130
+    assert outcome.lines[0] == "# tracer: function"
+    assert "entries-in-buffer" not in outcome.out
+    entries = [line for line in outcome.lines if " vfs_fallocate <-" in line]
+    assert 1 <= len(entries) <= 6
+    assert "# ended: interrupted" in outcome.lines
 
 
 GRAPHED = (

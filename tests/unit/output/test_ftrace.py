@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fprobe_gdb.events import CpuFlags
-from fprobe_gdb.output.ftrace import TraceContext, header, trace_line
+from fprobe_gdb.output.ftrace import TraceContext, counts_line, header, trace_line
 
 #: PREEMPT_NEED_RESCHED is kept inverted.
 NO_NEED = 1 << 31
@@ -20,7 +20,8 @@ def test_line_and_header_as_a_kernel_wrote_them() -> None:
     line = "              sh-145     [001] ...1.    39.711474: e1: (vfs_open+0x4/0xf0) mode=0x2 ino=0x0"
     text = "e1: (vfs_open+0x4/0xf0) mode=0x2 ino=0x0"
     assert trace_line(context(preempt_count=NO_NEED + 1), text) == line
-    top = header(29, 30, 2).splitlines()
+    before, after = header("nop")
+    top = [*before.splitlines(), counts_line(29, 30, 2), "#", *after.splitlines()]
     assert top[0] == "# tracer: nop"
     assert top[2] == "# entries-in-buffer/entries-written: 29/30   #P:2"
     # The columns' marks stand over what they name.

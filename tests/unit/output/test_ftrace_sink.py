@@ -1,12 +1,16 @@
-"""FtraceSink: one whole file at the end of a trace, in the order of time, with the right counts."""
+"""ftrace text: lines as they come, or all at the end, in the order of time, with the right counts."""
 
 from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
+
+import pytest
 
 from fprobe_gdb.events import ConsoleEvent, CpuFlags
 from fprobe_gdb.output.base import AnyEvent
+from fprobe_gdb.output.ftrace_graph_sink import FtraceGraphSink
 from fprobe_gdb.output.ftrace_sink import FtraceSink
 from tests.unit.output.made_up_events import ALL, ENTRY, EXIT, LOST, MISSED, SUMMARY, hostile
 
@@ -16,18 +20,23 @@ OUT = replace(EXIT, text="vfs_read__exit: (ksys_read+0x75/0xf0 <- f) retval=0x1"
 PROBED = replace(IN, probe_event="grp/op", text='op: (vfs_read+0x4/0x370) name="motd"', time_ns=IN.time_ns + 100)
 
 
-def written(*events: AnyEvent, graph: bool = False) -> list[str]:
+class Pipe(io.StringIO):
+    def seekable(self) -> bool:
+        return False
+
+
+def written(*events: AnyEvent, graph: bool = False, ordered: bool = True, functions: bool = True) -> list[str]:
     stream = io.StringIO()
-    sink = FtraceSink(stream, graph=graph)
+    sink = FtraceGraphSink(stream) if graph else FtraceSink(stream, functions=functions, ordered=ordered)
     for event in events:
-        assert stream.getvalue() == ""
         sink.write(event)
     sink.close()
     return stream.getvalue().splitlines()
 
 
-def body(*events: AnyEvent, graph: bool = False) -> list[str]:
-    return [line for line in written(*events, SUMMARY, graph=graph) if not line.startswith("#")]
+def body(*events: AnyEvent, graph: bool = False, ordered: bool = True) -> list[str]:
+    lines = written(*events, SUMMARY, graph=graph, ordered=ordered)
+    return [line for line in lines if not line.startswith("#")]
 
 
 def test_lines_of_functions_and_events() -> None:
@@ -39,9 +48,15 @@ def test_lines_of_functions_and_events() -> None:
 
 
 def test_the_header_says_what_follows() -> None:
-    top = written(IN, replace(OUT, stack=("ksys_read+0x75",)), PROBED, replace(SUMMARY, cpus=4))[:3]
-    assert top == ["# tracer: function", "#", "# entries-in-buffer/entries-written: 4/4   #P:4"]
-    assert written(PROBED, SUMMARY)[0] == "# tracer: nop"
+    lines = written(IN, replace(OUT, stack=("ksys_read+0x75",)), PROBED, replace(SUMMARY, cpus=4))
+    assert [line.rstrip() for line in lines[:5]] == [
+        "# tracer: function",
+        "#",
+        "# entries-in-buffer/entries-written: 4/4   #P:4",
+        "#",
+        "#                                _-----=> irqs-off/BH-disabled",
+    ]
+    assert written(PROBED, SUMMARY, functions=False)[0] == "# tracer: nop"
     assert written(IN, SUMMARY, graph=True)[:4] == [
         "# tracer: function_graph",
         "#",
@@ -73,12 +88,43 @@ def test_stacks_are_entries_of_their_own_without_offsets() -> None:
 def test_the_order_is_that_of_time() -> None:
     """An entry that waited for its return comes late."""
     late = replace(IN, time_ns=1_000, text="a <-b")
-    assert body(PROBED, late)[0][-5:] == "a <-b"
+    assert body(PROBED, late, ordered=False)[0][-5:] == "a <-b"
+
+
+def test_each_line_comes_at_once() -> None:
+    stream = Pipe()
+    sink = FtraceSink(stream)
+    for count, event in enumerate((IN, MISSED, OUT), start=1):
+        sink.write(event)
+        assert len([line for line in stream.getvalue().splitlines() if "vfs_read" in line]) == count
+    sink.write(SUMMARY)
+    # What cannot seek has no counts, and no room for them.
+    assert stream.getvalue().splitlines()[2] == "#                                _-----=> irqs-off/BH-disabled"
+    assert "entries" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(("mode", "counts"), [("w", 1), ("a", 0)])
+def test_counts_go_to_the_beginning_of_a_file_that_is_not_appended_to(tmp_path: Path, mode: str, counts: int) -> None:
+    path = tmp_path / "trace"
+    with path.open(mode) as stream:
+        stream.write("what was there before\n")
+        sink = FtraceSink(stream)
+        for event in (IN, OUT):
+            sink.write(event)
+        begun = path.read_text().splitlines()
+        sink.write(SUMMARY)
+    lines = path.read_text().splitlines()
+    assert lines[0] == begun[0] == "what was there before"
+    assert sum("entries-in-buffer/entries-written: 2/2" in line for line in lines) == counts
+    # Nothing but the counts has changed, and the summary has come behind.
+    differ = [old for old, new in zip(begun, lines, strict=False) if old != new]
+    assert differ == ["#".ljust(80)] * counts
+    assert any(line.startswith("# ended: ") for line in lines[len(begun) :])
 
 
 def test_what_is_no_entry_is_a_comment() -> None:
     lines = written(IN, MISSED, LOST, ConsoleEvent("two\nlines", 0, "command"), SUMMARY)
-    assert "# entries-in-buffer/entries-written: 1/1   #P:1" in lines
+    assert "# entries-in-buffer/entries-written: 1/1   #P:1" in map(str.rstrip, lines)
     assert "#     0.000000: vfs_read missed (pool)" in lines
     assert "#     0.000000: vfs_read lost 3 times (list-recursion)" in lines
     assert "# command | two\\nlines" in lines
@@ -99,5 +145,6 @@ def test_nothing_of_the_guest_breaks_a_line() -> None:
             assert all(line.isprintable() for line in plain)
 
 
-def test_without_an_end_nothing_is_written() -> None:
-    assert written(*ALL[:-1]) == []
+@pytest.mark.parametrize("how", [{"graph": True}, {"ordered": False}])
+def test_what_waits_for_the_end_is_not_written_without(how: dict[str, bool]) -> None:
+    assert written(*ALL[:-1], **how) == []
