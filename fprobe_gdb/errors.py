@@ -422,6 +422,13 @@ class ZoneError(FprobeGdbError):
     """The landing zone of trampolines cannot be had in this guest. Nothing has been changed in it."""
 
 
+class RamOutOfReach(ZoneError):
+    """The RAM of a guest that somebody else started cannot be read and written from here."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the memory of a guest that was attached to is not shared with us, and QEMU's: {why}")
+
+
 class PlantRefused(FprobeGdbError):
     """A function cannot be given a trampoline. No function of the same request has been given one.
 

@@ -9,7 +9,7 @@ from typing import Any
 import rich_click as click
 
 from fprobe_gdb.cli.exits import ExitCode
-from fprobe_gdb.cli.options import kernel_option
+from fprobe_gdb.cli.options import answer_option, dispatch_option, kernel_option
 from fprobe_gdb.cli.progress import working
 from fprobe_gdb.cli.sinks import open_sink
 from fprobe_gdb.cli.trace_options import Form, ProbesCommand, What, form_options, what_options
@@ -30,7 +30,7 @@ __all__ = ["attach"]
 @click.argument("definitions", nargs=-1, metavar="[EVENT]...")
 @kernel_option
 @what_options
-@click.option("--entry-only", is_flag=True, help="No returns: half the stops.")
+@click.option("--entry-only", is_flag=True, help="No returns: half the work.")
 @click.option("--max-hits", metavar="N", type=click.IntRange(1), help="Stop after N calls.")
 @click.option(
     "--timeout", "timeout_sec", default=10.0, show_default=True, metavar="S", type=float, help="Seconds to trace for."
@@ -39,9 +39,10 @@ __all__ = ["attach"]
     "--qmp",
     metavar="SOCKET",
     type=click.Path(path_type=Path),
-    help="The socket of a QMP monitor that nobody else uses: hits cost a fraction then.",
+    help="The socket of a QMP monitor that nobody else uses: stops cost a fraction then.",
 )
 @click.option("--backend", type=click.Choice(BACKENDS), default="rsp", show_default=True, help="As of trace.")
+@dispatch_option
 @click.option("--breakpoint", type=click.Choice(("sw", "hw")), default="sw", show_default=True, help="As of trace.")
 @click.option(
     "--max-sites",
@@ -51,6 +52,7 @@ __all__ = ["attach"]
     type=click.IntRange(1),
     help="As of trace.",
 )
+@answer_option
 @form_options
 def attach(
     socket: Path,
@@ -60,13 +62,16 @@ def attach(
     timeout_sec: float,
     qmp: Path | None,
     backend: str,
+    dispatch: str,
     breakpoint: str,
     max_sites: int,
+    answer_sec: float,
     **values: Any,
 ) -> int:
     """Trace a guest that runs already, through the unix socket of its gdbstub. It runs on when the trace ends.
 
-    The kernel's image is checked against the guest before anything is planted, and KASLR is found.
+    The kernel's image is checked against the guest before anything is planted, and KASLR is found. Trampolines take
+    4 MiB of memory, which the guest's kernel lends, and the right to reach QEMU's memory: the same user, or root.
 
     Examples:
 
@@ -76,7 +81,10 @@ def attach(
     fprobe-gdb attach gdb.sock --qmp qmp.sock -k 6.1 -i vfs_read --max-hits 10
     """
     what, form = What.take(values), Form.take(values)
-    options = BootOptions(kernel=kernel, backend=backend, breakpoint=breakpoint, max_sites=max_sites)
+    options = BootOptions(
+        kernel=kernel, backend=backend, dispatch=dispatch, breakpoint=breakpoint, max_sites=max_sites,
+        answer_sec=answer_sec,
+    )  # fmt: skip
     with working("looking for the kernel") as progress:
         path = options.kernel_path(progress)
         progress(Progress("reading the kernel's symbols"))
@@ -85,16 +93,22 @@ def attach(
         definitions = what.definitions_in_image(knowledge, records)
         # What is wrong is told before the guest is stopped, but for names that modules of the guest may have.
         with contextlib.suppress(InvalidProbe):
-            options.check_sites(len(what.locations(records, definitions)))
+            locations = what.locations(records, definitions)
+            if dispatch == "breakpoint":
+                options.check_sites(len(locations))
     with (
         open_sink(form.format, form.output, graph=form.graph, functions=bool(what.include)) as sink,
-        Kernel.attach(socket, qmp=qmp, options=options, knowledge=knowledge) as k,
+        Kernel.attach(socket, qmp=qmp, options=options, knowledge=knowledge, on_note=_tell) as k,
     ):
         tracefs = form.format == "ftrace"
         tracer = Tracer(k, sink, entry_only=entry_only, max_hits=max_hits, stack=form.stack, tracefs=tracefs)
         tracer.register(what.functions(k.records), what.definitions(k), what.selection)
         _follow(k, tracer, timeout_sec)
     return ExitCode.OK
+
+
+def _tell(note: str) -> None:
+    click.echo(f"note: {note}", err=True)
 
 
 # Trace for a time, and write the summary however that ends. The end of the time is what was asked for, no failure.

@@ -21,6 +21,7 @@ from images.initramfs import BUSYBOX, build
 __all__ = ["Finding", "doctor", "examine"]
 
 _VERSION_SEC = 20.0
+_PTRACE_SCOPE = Path("/proc/sys/kernel/yama/ptrace_scope")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ def examine() -> Iterator[Finding]:
     yield _drgn()
     yield _initramfs()
     yield _kvm()
+    yield _tracing()
     yield _cache()
 
 
@@ -105,6 +107,19 @@ def _kvm() -> Finding:
         return Finding(True, "KVM", f"{device} can be opened, not tried; optional (--accel kvm), TCG does without")
     why = "not ours to open: join the group kvm" if device.exists() else "this machine has none"
     return Finding(False, "KVM", f"{why}; guests run under TCG, which is all this tool needs", optional=True)
+
+
+# Only QEMU itself tells whether we may: it can have taken other rights, or live in another container.
+def _tracing() -> Finding:
+    try:
+        scope = int(_PTRACE_SCOPE.read_text())
+    except (OSError, ValueError):
+        scope = 0
+    what = "attach with trampolines"
+    if not scope or not os.geteuid():
+        return Finding(True, what, "memory of QEMUs of your user can be reached", optional=True)
+    why = f"{_PTRACE_SCOPE} is {scope}: as root, with sysctl kernel.yama.ptrace_scope=0, or where QEMU shares its RAM"
+    return Finding(False, what, f"{why}; breakpoints do without", optional=True)
 
 
 def _cache() -> Finding:

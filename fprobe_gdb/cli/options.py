@@ -14,7 +14,7 @@ from fprobe_gdb.errors import UsageError
 from fprobe_gdb.session.options import BACKENDS, DEFAULT_MAX_SITES, DISPATCHES, BootOptions
 from fprobe_gdb.target.base import BreakpointKind
 
-__all__ = ["boot_options", "guest_options", "kernel_option", "timeout_option"]
+__all__ = ["answer_option", "boot_options", "dispatch_option", "guest_options", "kernel_option", "timeout_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +43,30 @@ def timeout_option(function: F) -> F:
     )(function)
 
 
+def dispatch_option(function: F) -> F:
+    """``--dispatch``."""
+    return click.option(
+        "--dispatch",
+        type=click.Choice(DISPATCHES),
+        default=DISPATCHES[0],
+        show_default=True,
+        help="How hits reach handlers: trampolines take microseconds, breakpoints milliseconds.",
+    )(function)
+
+
+def answer_option(function: F) -> F:
+    """``--answer-within S``."""
+    return click.option(
+        "--answer-within",
+        "answer_sec",
+        default=DEFAULT_ANSWER_SEC,
+        show_default=True,
+        metavar="S",
+        type=click.FloatRange(0, min_open=True),
+        help="Trampolines: seconds that a call waits for us before it goes on without, counted as lost.",
+    )(function)
+
+
 _GUEST_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     kernel_option,
     click.option("--smp", default=1, show_default=True, metavar="N", type=click.IntRange(1, 255), help="vCPUs."),
@@ -62,13 +86,7 @@ _GUEST_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         show_default=True,
         help="The gdb program, or our own client of the remote protocol (faster).",
     ),
-    click.option(
-        "--dispatch",
-        type=click.Choice(DISPATCHES),
-        default=DISPATCHES[0],
-        show_default=True,
-        help="How hits reach handlers: trampolines take microseconds, breakpoints milliseconds.",
-    ),
+    dispatch_option,
     click.option(
         "--breakpoint",
         type=click.Choice([kind.value for kind in BreakpointKind]),
@@ -110,15 +128,7 @@ _GUEST_OPTIONS: tuple[Callable[[Any], Any], ...] = (
         type=click.IntRange(1),
         help="Refuse more breakpoints than this: every one slows the guest.",
     ),
-    click.option(
-        "--answer-within",
-        "answer_sec",
-        default=DEFAULT_ANSWER_SEC,
-        show_default=True,
-        metavar="S",
-        type=click.FloatRange(0, min_open=True),
-        help="Trampolines: seconds that a call waits for us before it goes on without, counted as lost.",
-    ),
+    answer_option,
     click.option(
         "--boot-timeout",
         "boot_timeout_sec",

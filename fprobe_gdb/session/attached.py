@@ -9,10 +9,9 @@ from typing import NoReturn
 
 from emu.deadline import Deadline
 from fprobe_gdb.errors import UsageError
-from fprobe_gdb.session.debugger import unix_socket
+from fprobe_gdb.session.debugger import connect_debugger, unix_socket
 from fprobe_gdb.target.base import Target
-from fprobe_gdb.target.gdb import GdbTarget
-from fprobe_gdb.target.rsp import RspTarget
+from fprobe_gdb.target.qemu_ram import peer_pid
 
 __all__ = ["AttachedMachine", "connect"]
 
@@ -30,10 +29,15 @@ class _NoConsole:
 
 
 class AttachedMachine:
-    """Takes the place of :class:`emu.machine.Machine` where the machine is not ours."""
+    """Takes the place of :class:`emu.machine.Machine` where the machine is not ours.
 
-    def __init__(self) -> None:
+    :param qemu_pid: who listens at its gdbstub's socket; 0 when that is not to be seen.
+    """
+
+    def __init__(self, qemu_pid: int) -> None:
         self.console = _NoConsole()
+        #: See the parameter.
+        self.qemu_pid = qemu_pid
 
     @property
     def agent(self) -> NoReturn:
@@ -62,22 +66,17 @@ class AttachedMachine:
         """It is not ours to end."""
 
 
-def connect(path: Path, backend: str, qmp: Path | None = None) -> Target:
+def connect(path: Path, backend: str, qmp: Path | None = None) -> tuple[AttachedMachine, Target]:
     """Connect to a gdbstub at a unix socket. The guest is stopped afterwards.
 
     :param backend: ``"gdb"`` or ``"rsp"``.
-    :param qmp: the unix socket of a QMP monitor that nobody else uses: then hits cost less. For ``"rsp"`` only.
+    :param qmp: the unix socket of a QMP monitor that nobody else uses: then stops cost less.
     :raise TransportError: when nobody listens there.
     """
-    if backend == "gdb":
-        if qmp is not None:
-            raise UsageError(
-                "the gdb program has no use for a QMP monitor here; take --backend rsp, or leave --qmp out"
-            )
-        return GdbTarget(path)
     stub = unix_socket(path, "gdbstub", "-gdb")
     try:
-        return RspTarget(stub, monitor=unix_socket(qmp, "QMP monitor", "-qmp") if qmp else None)
+        monitor = unix_socket(qmp, "QMP monitor", "-qmp") if qmp else None
     except BaseException:
         stub.close()
         raise
+    return AttachedMachine(peer_pid(stub)), connect_debugger(stub, backend, monitor)

@@ -51,6 +51,7 @@ from fprobe_gdb.errors import (
     TargetLost,
     TransportError,
     UsageError,
+    WaitTimeout,
     ZoneError,
 )
 from fprobe_gdb.events import MissReason
@@ -65,16 +66,26 @@ from fprobe_gdb.probe.hit import Hit
 from fprobe_gdb.session.attached import AttachedMachine, connect
 from fprobe_gdb.session.boot import start
 from fprobe_gdb.session.early_boot import START, EarlyBoot, run_to_kernel, run_to_start
+from fprobe_gdb.session.live_stacks import LiveStacks
 from fprobe_gdb.session.module_watch import ModuleChange, ModuleWatch
 from fprobe_gdb.session.modules import GuestModules
 from fprobe_gdb.session.options import BootOptions
+from fprobe_gdb.session.passing_cpus import PassingCpus
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.selection import Selection
 from fprobe_gdb.session.sigint import deferred_sigint
 from fprobe_gdb.session.tracepoints import Tracepoints
-from fprobe_gdb.session.trampolines import kernel_cr3, location_of, open_trampolines, percpu_offsets
+from fprobe_gdb.session.trampolines import (
+    furnish_trampolines,
+    kernel_cr3,
+    location_of,
+    open_trampolines,
+    percpu_offsets,
+)
 from fprobe_gdb.session.view import GuestView
+from fprobe_gdb.session.zone_loan import ZoneLoans
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
+from fprobe_gdb.target.qemu_ram import find_ram
 from images.progress import Report
 
 __all__ = ["Kernel"]
@@ -83,6 +94,10 @@ _CALL_SEC = 30.0
 # A pad takes a microsecond, but its vCPU may have to be scheduled by the host first.
 _SETTLE_SEC = 5.0
 _CONSOLE_TAIL = 20
+# How long to look for a moment at which a vCPU is not in user mode, and in which steps.
+_KERNEL_MODE_SEC = 3.0
+_A_WHILE_SEC = 0.01
+_KERNEL_HALF = 1 << 63
 # Between the end of the debugger's connection and the end of QEMU.
 _LAST_WORDS_SEC = 2.0
 
@@ -95,6 +110,10 @@ class Kernel(GuestView):
     ) -> None:
         self.options = options
         self.machine = machine
+        # Whether the guest is found to run this kernel.
+        self._is_checked = False
+        #: See :meth:`attach`.
+        self.on_note: Callable[[str], None] | None = None
         super().__init__(target, knowledge, ImageRecords(knowledge, boot=True))
         #: Called with each new line of the guest's console (of a guest that was booted here).
         self.on_console: Callable[[str], None] | None = None
@@ -169,23 +188,27 @@ class Kernel(GuestView):
         qmp: str | Path | None = None,
         options: BootOptions | None = None,
         knowledge: KernelKnowledge | None = None,
+        on_note: Callable[[str], None] | None = None,
         **more: Any,
     ) -> Self:
         """Attach to a guest that somebody else booted, through its gdbstub's unix socket. It is stopped afterwards.
 
-        :meth:`close` removes all breakpoints and lets it run on. :meth:`shell` is not there: it has no agent of ours.
+        :meth:`close` removes all that we have put into it and lets it run on. :meth:`shell` is not there: it has no
+        agent of ours. Trampolines need the right to reach QEMU's memory (:mod:`~fprobe_gdb.target.qemu_ram`).
 
         :param kernel: what it was booted from: a path, or a name from the catalog. It is checked before anything is
             planted; KASLR is found.
         :param qmp: the unix socket of a QMP monitor of the same QEMU, which nobody else uses. With it a hit costs a
             fraction: see :mod:`~fprobe_gdb.transport.detached_run`.
+        :param on_note: told what was found in the guest of an earlier tool that was killed, and what stays in it.
         :raise TransportError: nobody listens at the socket.
         :raise ImageError: the guest runs another kernel, or has not got far enough to tell.
         """
         options = options or BootOptions(kernel=kernel, **more)
         knowledge = knowledge or KernelKnowledge.load(options.kernel_path())
-        target = connect(Path(socket_path), options.backend, Path(qmp) if qmp else None)
-        self = cls(AttachedMachine(), target, knowledge, options)
+        machine, target = connect(Path(socket_path), options.backend, Path(qmp) if qmp else None)
+        self = cls(machine, target, knowledge, options)
+        self.on_note = on_note
         try:
             self._settle()
         except BaseException:
@@ -203,14 +226,24 @@ class Kernel(GuestView):
 
     def close(self) -> None:
         """End the guest, or let go of it where it was attached to, and free everything. May be called twice."""
-        if isinstance(self.machine, AttachedMachine) and self.target.state in (
-            TargetState.STOPPED,
-            TargetState.RUNNING,
-        ):
-            self.target.detach()
+        if isinstance(self.machine, AttachedMachine):
+            self._let_go()
         self._dispatch.close()
         self.target.close()
         self.machine.shutdown()
+
+    # Take everything out of a guest of others, if it is still there, and let it run on.
+    def _let_go(self) -> None:
+        there = (TargetState.STOPPED, TargetState.RUNNING)
+        try:
+            if self.target.state is TargetState.RUNNING:
+                self.target.interrupt()
+                self.target.wait(Deadline(_SETTLE_SEC))
+            if self.target.state is TargetState.STOPPED and self._is_checked:
+                self._remove_own_zone()
+        finally:
+            if self.target.state in there:
+                self.target.detach()
 
     # Section: running the guest
 
@@ -576,13 +609,7 @@ class Kernel(GuestView):
 
     # The guest is up and stopped: find what can only be known now.
     def _settle(self) -> None:
-        image, symbols = self.knowledge.image, self.knowledge.symbols
-        # A vCPU in user mode under page table isolation does not see the kernel.
-        found = (
-            find_slide(image, symbols, lambda places: self.target.read_many(places, vcpu=vcpu))  # noqa: B023
-            for vcpu in self.target.vcpus
-        )
-        slide = next((slide for slide in found if slide is not None), None)
+        image, slide = self.knowledge.image, self._find_slide()
         if slide is None:
             raise ImageError(
                 image.path,
@@ -590,14 +617,37 @@ class Kernel(GuestView):
                 "give the image that it was booted from",
             )
         self._move(slide)
+        self._is_checked = True
         self.records.booted()
         self._core.possible_cpus = self._possible_cpus()
+        if isinstance(self.machine, AttachedMachine):
+            self._remove_zones(self._read_kernel, orphaned=True)
         self._choose_dispatch()
         self._modules = GuestModules(self._module_reader(), lambda: self.btf, lambda: self._dispatch.epoch)
         self.records.modules = self._modules
         self._watch = ModuleWatch(self._core, self._modules, self.records, self.symbols.covers)
         self._watch.on_change = self._module_changed
         self._dispatch.task_dead_ip = self._task_dead_ip()
+
+    # What KASLR has added. A vCPU in user mode under page table isolation does not see the kernel: give it some time.
+    def _find_slide(self) -> int | None:
+        image, symbols = self.knowledge.image, self.knowledge.symbols
+        deadline = Deadline(_KERNEL_MODE_SEC)
+        while True:
+            found = (
+                find_slide(image, symbols, lambda places: self.target.read_many(places, vcpu=vcpu))  # noqa: B023
+                for vcpu in self.target.vcpus
+            )
+            slide = next((slide for slide in found if slide is not None), None)
+            in_user_mode = all(ip < _KERNEL_HALF for ip in self.target.instruction_pointers())
+            if slide is not None or not in_user_mode or deadline.expired:
+                return slide
+            self.target.resume()
+            with contextlib.suppress(WaitTimeout):
+                self.target.wait(Deadline(_A_WHILE_SEC))
+                continue
+            self.target.interrupt()
+            self.target.wait(Deadline(_SETTLE_SEC))
 
     # The kernel is known to be so far from its link addresses.
     def _move(self, slide: int) -> None:
@@ -636,17 +686,76 @@ class Kernel(GuestView):
             # Since before the guest was up, and it was found out then why.
             return
         try:
-            if not isinstance(self.machine, Machine):
-                raise ZoneError("the memory of a guest that was attached to is not shared with us")
-            trampolines = open_trampolines(
-                self.machine, self.target, self._core, self.records, self.knowledge, self.slide, self._percpu,
-                answer_sec=self.options.answer_sec,
-            )  # fmt: skip
-            self._take_dispatch(trampolines)
+            self._take_dispatch(self._trampolines())
         except ZoneError as error:
             if asked == "trampoline":
                 raise
             self._why_breakpoints = str(error)
+
+    def _trampolines(self) -> TrampolineDispatch:
+        answer_sec = self.options.answer_sec
+        if isinstance(self.machine, Machine):
+            return open_trampolines(
+                self.machine, self.target, self._core, self.records, self.knowledge, self.slide, self._percpu,
+                answer_sec=answer_sec,
+            )  # fmt: skip
+        loans = self._zone_loans(self._read_kernel)
+        ram = find_ram(self.machine.qemu_pid, self.target)
+        try:
+            loan = loans.borrow(ram)
+        except BaseException:
+            ram.close()
+            raise
+        stacks = self._live_stacks(lambda *where: ram.read(loan.cr3, *where))
+        return furnish_trampolines(
+            self.target, self._core, self.records, self.knowledge, self.slide, self._percpu, ram, loan.zone, loan.cr3,
+            doorbell=None, answer_sec=answer_sec, journal=loan.journal, standing=stacks.standing_at,
+        )  # fmt: skip
+
+    def _remove_own_zone(self) -> None:
+        trampolines = self._dispatch
+        if not isinstance(trampolines, TrampolineDispatch):
+            # There may be one whose set-up has failed half-way.
+            self._remove_zones(self._read_kernel)
+            return
+        trampolines.withdraw()
+        self._take_dispatch(self._breakpoints())
+        try:
+            self._remove_zones(lambda *where: trampolines.ram.read(trampolines.kernel_cr3, *where))
+        finally:
+            trampolines.close()
+
+    # Zones that others have left in the guest, or our own one.
+    def _remove_zones(self, read: Callable[[int, int], bytes], *, orphaned: bool = False) -> None:
+        try:
+            loans = self._zone_loans(read)
+        except ZoneError:
+            # Then there cannot be any.
+            return
+        for head in loans.orphans():
+            why = loans.give_back(head)
+            whose = "a landing zone that a killed fprobe-gdb has left" if orphaned else "the landing zone"
+            if why:
+                self._note(f"{whose} stays in the guest, {head.size_bytes >> 20} MiB that nothing leads to: {why}")
+            elif orphaned:
+                self._note(f"{whose} in the guest was removed")
+
+    # With breakpoints only.
+    def _zone_loans(self, read: Callable[[int, int], bytes]) -> ZoneLoans:
+        if not self.has_types:
+            raise ZoneError("this kernel has no types (BTF), which it takes to know when nobody is in a pad any more")
+        assert isinstance(self._dispatch, BreakpointDispatch)
+        stacks = self._live_stacks(read)
+        cpus = PassingCpus(self._dispatch, self._run, lambda name: location_of(self.records, name))
+        return ZoneLoans(self.target, self.symbols, cpus, stacks, read)
+
+    def _live_stacks(self, read: Callable[[int, int], bytes]) -> LiveStacks:
+        offsets = percpu_offsets(self._percpu)
+        return LiveStacks(self.btf, self.symbols.one("init_task"), self.target, offsets, read)
+
+    def _note(self, text: str) -> None:
+        if self.on_note:
+            self.on_note(text)
 
     # Functions of the guest that we listen to for ourselves.
     def _listeners(self) -> Mapping[int, Callable[[CpuState], None]]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+from collections.abc import Callable, Set
 
 from emu.machine import Machine
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
 from fprobe_gdb.dispatch.trampoline.guest_unwinder import UNWINDER
+from fprobe_gdb.dispatch.trampoline.journal import OwnBytes
 from fprobe_gdb.dispatch.trampoline.mapping import place_zone, read_directory, zone_entries
 from fprobe_gdb.dispatch.trampoline.plans import Planner
 from fprobe_gdb.dispatch.trampoline.text_guard import GUARDED
-from fprobe_gdb.dispatch.trampoline.zone import MAX_RINGS
+from fprobe_gdb.dispatch.trampoline.zone import MAX_RINGS, Zone
 from fprobe_gdb.errors import MemoryFault, ZoneError
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.kernel.patched_text import PatchedText
@@ -23,7 +26,7 @@ from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["kernel_cr3", "location_of", "open_trampolines", "percpu_offsets"]
+__all__ = ["furnish_trampolines", "kernel_cr3", "location_of", "open_trampolines", "percpu_offsets"]
 
 
 def open_trampolines(
@@ -56,13 +59,41 @@ def open_trampolines(
     zone = place_zone(entries, image, machine.spec.reserved_addr, size_bytes, rings)
     index, mapped = zone_entries(zone)
     ram.write_physical(table + 8 * index, mapped)
+    ram.write_physical(zone.physical, bytes(zone.size_bytes))
+    return furnish_trampolines(
+        target, core, records, knowledge, slide, percpu, ram, zone, cr3, doorbell=machine.doorbell,
+        answer_sec=answer_sec,
+    )  # fmt: skip
 
+
+def furnish_trampolines(
+    target: Target,
+    core: ProbeCore,
+    records: ImageRecords,
+    knowledge: KernelKnowledge,
+    slide: int,
+    percpu: PerCpuLayout,
+    ram: GuestRam,
+    zone: Zone,
+    cr3: int,
+    *,
+    doorbell: socket.socket | None,
+    answer_sec: float,
+    journal: OwnBytes | None = None,
+    standing: Callable[[Set[int]], set[int]] | None = None,
+) -> TrampolineDispatch:
+    """Make a dispatch of a zone that is mapped and blank.
+
+    :param cr3: a page table root that maps the kernel.
+    :param doorbell, journal, standing: see :class:`.TrampolineDispatch`.
+    """
+    symbols = knowledge.symbols.slid(slide)
     return TrampolineDispatch(
         target,
         core,
         ram,
         zone,
-        machine.doorbell,
+        doorbell,
         kernel_cr3=kernel_cr3(ram, cr3, symbols),
         offsets=percpu_offsets(percpu),
         cpu_number=percpu.cpu_number,
@@ -74,6 +105,8 @@ def open_trampolines(
         read_khz=lambda cr3: _tsc_khz(ram, cr3, symbols),
         answer_sec=answer_sec,
         text=symbols.one("_stext"),
+        journal=journal,
+        standing=standing,
     )
 
 

@@ -139,6 +139,13 @@ class Target(Protocol):
         """
         ...
 
+    def flush_tlb(self, vcpu: int) -> None:
+        """Let a vCPU of the stopped guest forget what it knows of its page tables. With TCG only: KVM does not listen.
+
+        May be sent only with the next exchange.
+        """
+        ...
+
     def insert_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
         """Plant a breakpoint for all vCPUs of the stopped guest. Inserting one twice is an error of the caller.
 

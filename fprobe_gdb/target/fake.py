@@ -206,6 +206,10 @@ class FakeTarget:
         _check_range(addr, size_bytes)
         return self.memory.read_physical(addr, size_bytes)
 
+    def flush_tlb(self, vcpu: int) -> None:
+        """There is nothing to forget."""
+        self._need(TargetState.STOPPED, "flushing")
+
     def insert_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
         """Plant a breakpoint. A second one at the same place is refused with a :class:`UsageError`."""
         self._need(TargetState.STOPPED, "planting a breakpoint")

@@ -64,6 +64,8 @@ _SETTINGS = (
     "stack-cache on",
     "backtrace limit 1",
 )
+# A bit of cr3 that changes nothing under an emulator.
+_CR3_PWT = 8
 
 
 class GdbTarget(ConnectedTarget):
@@ -188,6 +190,14 @@ class GdbTarget(ConnectedTarget):
         if isinstance(data, MemoryFault):
             raise data
         return data
+
+    def flush_tlb(self, vcpu: int) -> None:
+        """Let a vCPU forget what it knows of its page tables: QEMU's TCG does at each write of cr3. One exchange."""
+        root = self.registers(vcpu)["cr3"]
+        # gdb writes no register that has the value already (its regcache.c, regcache::raw_write()).
+        for value in (root ^ _CR3_PWT, root):
+            number, thread = self._numbers["cr3"], self._threads[vcpu]
+            self._queue(f"-data-write-register-values --thread {thread} x {number} {value:#x}", check_done)
 
     def insert_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
         """Plant a breakpoint. Sent with the next exchange; a refusal comes there."""

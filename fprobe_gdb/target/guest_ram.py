@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Set
 
 from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.registers import MASK64
+from fprobe_gdb.target.process_ram import ProcessRam, RamView
 
 __all__ = ["LOW_RAM_BYTES", "GuestRam"]
 
@@ -37,19 +38,20 @@ class GuestRam:
 
     :param ram: all of it, as QEMU's memory backend has it.
     :param fd: the file behind it, which tells what the guest has touched; -1 when it is not at hand.
+    :param low_bytes: how much of it is below 4 GiB; None is what QEMU's pc machine makes of its size.
     """
 
-    def __init__(self, ram: mmap.mmap, fd: int = -1) -> None:
+    def __init__(self, ram: mmap.mmap | ProcessRam, fd: int = -1, low_bytes: int | None = None) -> None:
         self._ram = ram
         self._fd = fd
         #: All of it, byte by byte; index by :meth:`offset`.
-        self.view = memoryview(ram)
+        self.view: RamView | memoryview = ram.view if isinstance(ram, ProcessRam) else memoryview(ram)
         #: The same by 64-bit words, each of which is read and written in one piece.
         self.words = self.view.cast("Q")
         #: ``find(what, begin, end)``: where these bytes are first between two offsets, -1 when nowhere.
         self.find: Callable[[bytes, int, int], int] = ram.find
         self._size_bytes = len(ram)
-        self._low_bytes = len(ram) if len(ram) < _ALL_LOW_BYTES else LOW_RAM_BYTES
+        self._low_bytes = low_bytes or (len(ram) if len(ram) < _ALL_LOW_BYTES else LOW_RAM_BYTES)
 
     def close(self) -> None:
         """Let go of the memory. Nothing can be read afterwards."""
@@ -68,7 +70,7 @@ class GuestRam:
             raise MemoryFault(physical, 1)
         return offset
 
-    def part(self, physical: int, size_bytes: int) -> memoryview:
+    def part(self, physical: int, size_bytes: int) -> RamView | memoryview:
         """A piece of RAM, to be read and written in place. It has to be released before :meth:`close`.
 
         :raise MemoryFault: when it is not RAM.
@@ -76,7 +78,8 @@ class GuestRam:
         begin = self.offset(physical)
         if size_bytes and self.offset(physical + size_bytes - 1) != begin + size_bytes - 1:
             raise MemoryFault(physical, size_bytes)
-        return self.view[begin : begin + size_bytes]
+        view = self.view
+        return view.part(begin, begin + size_bytes) if isinstance(view, RamView) else view[begin : begin + size_bytes]
 
     def read_physical(self, addr: int, size_bytes: int) -> bytes:
         """Read RAM. The range must not cross the hole below 4 GiB.

@@ -125,6 +125,12 @@ class RspTarget(ConnectedTarget):
             raise data
         return data
 
+    def flush_tlb(self, vcpu: int) -> None:
+        """Let a vCPU forget what it knows of its page tables: QEMU's TCG does at each write of cr3. One exchange."""
+        root = self.registers(vcpu)["cr3"]
+        self._select_later(vcpu)
+        self._queue(self._layout.write_packet("cr3", root), lambda reply: check_ok(reply, "writing register cr3"))
+
     def insert_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
         """Plant a breakpoint. Sent with the next exchange; a refusal comes there."""
         self._need_stopped("planting a breakpoint")

@@ -110,6 +110,8 @@ class GdbRelay:
 
     def _handle(self, gdb: SocketLink, packet: bytes) -> None:
         if packet.startswith(_RESUMING):
+            # QEMU up to 8.0 reports, unasked, that a guest stops when somebody connects.
+            self._session.reports.clear()
             self._session.resume(packet)
             self._running = True
             return

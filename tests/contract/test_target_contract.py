@@ -76,6 +76,11 @@ class TestOneVcpu:
         assert go(target) == Stop(StopKind.BREAKPOINT, 0)
         assert target.registers(0)["ax"] == 42
 
+    def test_flushing_a_tlb_changes_nothing_to_be_seen(self, rig: Rig) -> None:
+        before = rig.target.registers(0)
+        rig.target.flush_tlb(0)
+        assert rig.target.registers(0) == before
+
     @pytest.mark.parametrize("values", [{"nonsense": 1}, {"cr3": 0}, {"ax": -1}, {"ax": MASK64 + 1}])
     def test_bad_register_writes_are_refused(self, rig: Rig, values: dict[str, int]) -> None:
         with pytest.raises(UsageError):

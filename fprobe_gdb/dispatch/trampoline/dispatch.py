@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 
 from emu.deadline import Deadline
 from fprobe_gdb.dispatch.base import RunEnd
@@ -17,6 +17,7 @@ from fprobe_gdb.dispatch.trampoline.guest_calls import GuestCalls
 from fprobe_gdb.dispatch.trampoline.guest_unwinder import GuestUnwinder, UnwinderPads
 from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
 from fprobe_gdb.dispatch.trampoline.hits import Hits
+from fprobe_gdb.dispatch.trampoline.journal import OwnBytes
 from fprobe_gdb.dispatch.trampoline.lost import LostCalls
 from fprobe_gdb.dispatch.trampoline.outcome import Outcome
 from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
@@ -59,8 +60,10 @@ class TrampolineDispatch:
 
     :param target: the guest, stopped: for planting, stopping and resuming.
     :param ram: its memory, shared.
-    :param zone: mapped, and not used by anybody else.
-    :param doorbell: what the guest's writes to the doorbell port come out of.
+    :param zone: mapped, blank, and not used by anybody else.
+    :param doorbell: what the guest's writes to the doorbell port come out of; None where there is no such port.
+    :param journal: see :class:`.planter.Planter`.
+    :param standing: at which of some addresses somebody goes on; None looks for them in all of the memory.
     :param kernel_cr3: physical address of a page table root that stays and maps the kernel.
     :param read_khz: how fast the time stamp counter runs, given a page table root; 0 as long as that is not known.
     :param make_planner: given how to read the kernel's memory, and the pad.
@@ -77,7 +80,7 @@ class TrampolineDispatch:
         core: ProbeCore,
         ram: GuestRam,
         zone: Zone,
-        doorbell: socket.socket,
+        doorbell: socket.socket | None,
         *,
         kernel_cr3: int,
         offsets: PerCpuOffsets,
@@ -89,6 +92,8 @@ class TrampolineDispatch:
         text: int = 0,
         task_dead_ip: int | None = None,
         answer_sec: float = DEFAULT_ANSWER_SEC,
+        journal: OwnBytes | None = None,
+        standing: Callable[[Set[int]], set[int]] | None = None,
     ) -> None:
         self.target = target
         self.core = core
@@ -120,7 +125,7 @@ class TrampolineDispatch:
 
         self._stubs = SiteStubs(ram, zone, pad_of, start + len(self._unwinder_pads.code))
         self.planner = make_planner(lambda *where: ram.read(self.kernel_cr3, *where), self.pads.entry)
-        self.planter = Planter(target, self.planner, self._stubs, pad_of, ram.find_words)
+        self.planter = Planter(target, self.planner, self._stubs, pad_of, standing or ram.find_words, journal)
         self._words = SharedWords(ram, zone)
         self._run_state = RunState(target, self._time, self.planter, self._words)
         guard = TextGuard(self.planter, ram, zone, guarded, self._run_state.halt)
@@ -152,7 +157,6 @@ class TrampolineDispatch:
     # Write code and words into the zone. Nobody has executed anything there.
     def _furnish(self, answer_sec: float) -> None:
         zone, ram = self.zone, self.ram
-        ram.write_physical(zone.physical, bytes(zone.size_bytes))
         ram.write_physical(zone.physical_of(zone.code), self.pads.code)
         ram.write_physical(zone.physical_of(zone.stubs), self.pads.stubs(zone))
         ram.write_physical(zone.physical_of(zone.site_stubs), self._filters.code + self._unwinder_pads.code)

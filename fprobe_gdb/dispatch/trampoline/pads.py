@@ -100,6 +100,8 @@ class NodeField(IntEnum):
     RET_ADDR = 0x00
     #: Set by a pad that let the return through without the host.
     ENDED = 0x08
+    #: The host's note of where the return slot is, for whoever has to clean up after it; 0 when no call has the node.
+    FRAME = 0x10
 
 
 # On the stack of a pad, from its stack pointer up, behind _save().

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from struct import Struct
 
 from fprobe_gdb.dispatch.trampoline.joined_writes import joined_writes
+from fprobe_gdb.dispatch.trampoline.journal import OwnBytes
 from fprobe_gdb.dispatch.trampoline.plans import Plan, Planner, Way
 from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
 from fprobe_gdb.errors import PlantRefused
@@ -48,6 +49,7 @@ class Planter:
     :param pads: what a location calls.
     :param find_words: which of some addresses are in the guest's memory: whoever was interrupted has the address where
         he goes on there.
+    :param journal: keeps the guest's own bytes where others find them, in a guest that outlives us.
     """
 
     def __init__(
@@ -57,7 +59,9 @@ class Planter:
         stubs: SiteStubs,
         pads: Callable[[int], int],
         find_words: Callable[[Set[int]], set[int]],
+        journal: OwnBytes | None = None,
     ) -> None:
+        self._journal = journal
         self._target = target
         self._planner = planner
         self._stubs = stubs
@@ -110,6 +114,7 @@ class Planter:
         self._write([(ip, self.own(ip)) for ip in wanted])
         for ip in wanted:
             self._forget(ip)
+        self._drop(wanted)
 
     def unplant_all(self) -> None:
         """The same for all that are planted, and no breakpoint stays behind."""
@@ -154,6 +159,8 @@ class Planter:
         assert self._only_noted(addr, data)
         site = self._sites[addr]
         site.plan = site.plan._replace(own=data)
+        if self._journal is not None:
+            self._journal.keep({addr: data})
 
     def rewrite(self, pokes: Sequence[tuple[int, bytes]]) -> None:
         """The guest changes its text: let its own bytes be these, and plant anew. The guest is stopped.
@@ -172,6 +179,7 @@ class Planter:
             self._plant([self._planner.plan(ip, data) for ip, data in whole.items()] + self.check(others))
         except PlantRefused:
             self._target.write_many(list(whole.items()))
+            self._drop(whole)
             raise
 
     # Whether a write replaces just the one instruction of a location.
@@ -218,6 +226,9 @@ class Planter:
     def _plant(self, plans: Sequence[Plan]) -> None:
         standing = self._standing(plans)
         sites = sorted((self._site(_settled(plan, standing)) for plan in plans), key=_ip_of)
+        if self._journal is not None:
+            changed = [site.plan for site in sites if site.plan.way is not Way.BREAKPOINT]
+            self._journal.keep({plan.ip: plan.own[:JUMP_BYTES] for plan in changed})
         self._write([(site.plan.ip, site.code) for site in sites])
         for site in sites:
             self._sites[site.plan.ip] = site
@@ -253,6 +264,11 @@ class Planter:
         if ip in self._stops:
             self._stops.remove(ip)
             self._target.remove_breakpoint(ip, _KIND)
+
+    # These have their own bytes back.
+    def _drop(self, ips: Iterable[int]) -> None:
+        if self._journal is not None:
+            self._journal.drop(ip for ip in ips if ip in self._journal)
 
     # Addresses inside the instructions to be moved, at which somebody goes on once he runs.
     def _standing(self, plans: Sequence[Plan]) -> set[int]:

@@ -94,7 +94,8 @@ class Recorder:
         self._sizes = [8] * MAX_PROBES
         self._rings = Rings(ram, zone, self._sizes.__getitem__) if zone.ring_bytes else None
         self._words = ram.part(zone.physical_of(zone.probe(0)), MAX_PROBES * PROBE_BYTES).cast("Q")
-        self._losses = ram.part(zone.physical_of(zone.losses), zone.losses_bytes).cast("I")
+        losses = zone.losses if zone.losses_bytes else zone.data
+        self._losses = ram.part(zone.physical_of(losses), zone.losses_bytes).cast("I")
         self._probes: dict[int, RecordProbe] = {}
         self._probe_at: dict[int, RecordProbe] = {}
         # Probes that are gone, some of whose calls are in flight; their numbers are not free.
@@ -398,7 +399,7 @@ class Recorder:
     def _clear_words(self, probe: RecordProbe) -> None:
         for word in (ProbeWord.LOST, ProbeWord.LOST_EXITS, ProbeWord.KEPT_OUT, ProbeWord.FAULTS):
             self._words[self._word(probe, word)] = 0
-        if self._losses and any(self._losses.tobytes()):
+        if self._losses and any(self._losses[:].tobytes()):
             for ip in probe.ips:
                 if (place := self._loss_place(ip)) is not None:
                     self._losses[place] = 0

@@ -14,7 +14,7 @@ from fprobe_gdb.target.guest_ram import GuestRam
 __all__ = ["HookedCall", "Returns"]
 
 _NODE_WORDS = NODE_BYTES // 8
-_RET_ADDR, _ENDED = NodeField.RET_ADDR // 8, NodeField.ENDED // 8
+_RET_ADDR, _ENDED, _FRAME = NodeField.RET_ADDR // 8, NodeField.ENDED // 8, NodeField.FRAME // 8
 
 
 @dataclass(slots=True, eq=False)
@@ -59,6 +59,7 @@ class Returns:
         first = self._nodes + call.node * _NODE_WORDS
         self._words[first + _RET_ADDR] = slot_word
         self._words[first + _ENDED] = 0
+        self._words[first + _FRAME] = frame
         self._calls[call.node] = self._by_frame[frame] = call
         return self._stubs + call.node * STUB_BYTES
 
@@ -87,6 +88,7 @@ class Returns:
         """Give a node back."""
         if self._calls.get(call.node) is call:
             del self._calls[call.node]
+            self._words[self._nodes + call.node * _NODE_WORDS + _FRAME] = 0
             self.left.append(call.node)
             if self._by_frame.get(call.frame) is call:
                 del self._by_frame[call.frame]

@@ -1,6 +1,7 @@
 """Serving the running guest: hits as they come, records as they gather, everything else now and then.
 
-The host looks for posted slots as long as hits come close together, and sleeps until the guest rings otherwise.
+The host looks for posted slots as long as hits come close together, and sleeps until the guest rings otherwise. A guest
+without a doorbell is looked at now and then, the less often the longer nothing has come.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ _LOOKS = 16
 # Giving our turn away takes longer than this where somebody else has used it; for how long to believe that.
 _YIELD_NS = 1_000_000
 _CONTENDED_NS = 50_000_000
+# Without a doorbell: sleep for this part of the time in which nothing has come, within limits. A look takes 0.1 ms.
+_IDLE_PART = 8
+_LEAST_NAP_SEC = 50e-6
+_LONGEST_NAP_SEC = 0.008
 # How often to take records out, as long as some come: a ring holds what a busy guest records in ten times as long.
 _RECORDS_SEC = 0.01
 
@@ -39,7 +44,7 @@ _RECORDS_SEC = 0.01
 class Serving:
     """Serves one guest.
 
-    :param doorbell: what the guest's writes to the doorbell port come out of.
+    :param doorbell: what the guest's writes to the doorbell port come out of; None where there is no such port.
     """
 
     def __init__(
@@ -50,7 +55,7 @@ class Serving:
         run_state: RunState,
         outcome: Outcome,
         words: SharedWords,
-        doorbell: socket.socket,
+        doorbell: socket.socket | None,
     ) -> None:
         self._slots = slots
         self._hits = hits
@@ -59,7 +64,10 @@ class Serving:
         self._outcome = outcome
         self._words = words
         self._doorbell = doorbell
-        self._doorbell.setblocking(False)
+        if doorbell is not None:
+            doorbell.setblocking(False)
+        # When a hit was answered last.
+        self._busy_ns = 0
         self._contended_until_ns = 0
         # When done() was asked last.
         self._asked_ns = 0
@@ -76,7 +84,7 @@ class Serving:
                     if self._ends:
                         return None
                     halts = self._run_state.halts
-                now_ns = last_hit_ns = self._hits.answered_ns
+                now_ns = last_hit_ns = self._busy_ns = self._hits.answered_ns
                 idle = False
             else:
                 now_ns = time.monotonic_ns()
@@ -132,19 +140,20 @@ class Serving:
     ) -> tuple[bool, RunEnd | None]:
         if self._words[Zone.HOST_AWAY]:
             self._words[Zone.HOST_AWAY] = 0
-        if idle:
+        if idle and self._doorbell is not None:
             self._words[Zone.HOST_SLEEPS] = 1
         try:
             sleeping = idle and self._slots.next_posted() is None
             # Not for long: our word that we sleep may become visible only after the pad has looked for it.
             limit = deadline.within(self._nap_sec) if sleeping else Deadline(0)
-            if self._run_state.wait(limit, (*wake, self._doorbell.fileno())):
+            bells = () if self._doorbell is None else (self._doorbell.fileno(),)
+            if self._run_state.wait(limit, (*wake, *bells)):
                 return True, None
         except WaitTimeout:
             if deadline.expired:
                 return False, RunEnd.TIMEOUT
         finally:
-            if idle:
+            if idle and self._doorbell is not None:
                 self._words[Zone.HOST_SLEEPS] = 0
         if self._rang() and time.monotonic_ns() - self._asked_ns < _LOOK_ROUND_NS:
             # The guest has rung for a hit, most likely; whoever asks has work to do for his answer.
@@ -155,10 +164,15 @@ class Serving:
 
     @property
     def _nap_sec(self) -> float:
+        if self._doorbell is None:
+            idle_sec = (time.monotonic_ns() - self._busy_ns) / 1e9
+            return min(max(idle_sec / _IDLE_PART, _LEAST_NAP_SEC), _LONGEST_NAP_SEC)
         return _RECORDS_SEC if self._recorder.flowing else _NAP_SEC
 
     # Whether the guest has rung since the last time.
     def _rang(self) -> bool:
+        if self._doorbell is None:
+            return False
         try:
             return bool(self._doorbell.recv(4096))
         except BlockingIOError:

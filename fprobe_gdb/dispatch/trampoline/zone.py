@@ -13,6 +13,7 @@ kernel text: nothing here depends on how it got there (:mod:`~fprobe_gdb.dispatc
               RINGS_OFFSET    words of the rings
               NODES_OFFSET    nodes: one for each call in flight whose return address is replaced; the first
                               HOST_NODES of them the host gives out (call mode), the others pads take by themselves
+              JOURNAL         in a guest of others: what whoever finds the zone has to put back (:mod:`.journal`)
               FILTER          which addresses the guest may touch without asking
               NODE_ARGS       384 KiB: the six argument registers of each call that has a node of the pads, where
                               something is asked of them at its return
@@ -78,6 +79,7 @@ _LOST_LOG_OFFSET = 1 << 17
 _PROBES_OFFSET = 3 << 16
 _RINGS_OFFSET = 13 << 14
 _NODES_OFFSET = 1 << 18
+_JOURNAL_OFFSET = 5 << 18
 _FILTER_OFFSET = 3 << 19
 _NODE_ARGS_OFFSET = 13 << 17
 _LOSSES_BYTES = 2 * HUGE_BYTES
@@ -89,7 +91,7 @@ assert _PROBES_OFFSET + MAX_PROBES * PROBE_BYTES <= _RINGS_OFFSET
 assert _RINGS_OFFSET + MAX_RINGS * RING_WORDS_BYTES <= _NODES_OFFSET
 assert LONGEST_RECORD_BYTES <= _RING_END_BYTES
 assert _STUBS_OFFSET + MAX_NODES * STUB_BYTES <= _SITE_STUBS_OFFSET
-assert _NODES_OFFSET + MAX_NODES * NODE_BYTES <= _FILTER_OFFSET
+assert _NODES_OFFSET + MAX_NODES * NODE_BYTES <= _JOURNAL_OFFSET
 assert _FILTER_OFFSET + (1 << 16) < _NODE_ARGS_OFFSET
 assert _NODE_ARGS_OFFSET + (MAX_NODES - HOST_NODES) * NODE_ARGS_BYTES <= HUGE_BYTES
 
@@ -127,6 +129,8 @@ class Zone:
     FILTER_BYTES = 1 << 16
     #: A byte: not 0 when the host wants to be asked anyway.
     FILTER_OFF = _FILTER_OFFSET + (1 << 16)
+    JOURNAL = _JOURNAL_OFFSET
+    JOURNAL_BYTES = _FILTER_OFFSET - _JOURNAL_OFFSET
 
     @property
     def stubs(self) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fprobe_gdb.cli import doctor as module
-from fprobe_gdb.cli.doctor import Finding, _cache, _initramfs, _kvm, _program
+from fprobe_gdb.cli.doctor import Finding, _cache, _initramfs, _kvm, _program, _tracing
 from images.errors import ImagesError
 
 
@@ -78,3 +78,21 @@ def test_root_filesystem_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(module, "build", fail)
     assert _initramfs() == Finding(False, "guest root filesystem", "no busybox: apt-get install busybox-static")
+
+
+@pytest.mark.parametrize(("scope", "user", "ok"), [("0\n", 1000, True), ("1\n", 1000, False), ("1\n", 0, True)])
+def test_reaching_the_memory_of_a_qemu_of_others(
+    scope: str, user: int, ok: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ptrace_scope"
+    path.write_text(scope)
+    monkeypatch.setattr(module, "_PTRACE_SCOPE", path)
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    finding = _tracing()
+    assert (finding.ok, finding.optional) == (ok, True)
+    assert ok or finding.detail.startswith(f"{path} is 1: as root")
+
+
+def test_a_kernel_without_yama(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PTRACE_SCOPE", tmp_path / "none")
+    assert _tracing().ok

@@ -1,0 +1,63 @@
+"""Taking a zone out of a stopped guest by what is written in it alone. See :mod:`.journal`."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+from collections.abc import Callable
+
+from fprobe_gdb.dispatch.trampoline.pads import Action, Field, NodeField, State
+from fprobe_gdb.dispatch.trampoline.zone import HOST_NODES, HUGE_BYTES, NODE_BYTES, SLOT_BYTES, SLOTS, Zone
+from fprobe_gdb.errors import MemoryFault
+from fprobe_gdb.kernel.displace import JUMP_BYTES
+
+__all__ = ["hand_back", "owns_text"]
+
+_BRANCHES = (0xE8, 0xE9)
+_NODE_WORDS = NODE_BYTES // 8
+
+Read = Callable[[int, int], bytes]
+Write = Callable[[int, bytes], None]
+
+
+def owns_text(zone: Zone, ip: int, code: bytes) -> bool:
+    """Whether what is at a location leads into a zone.
+
+    :param code: what is there.
+    """
+    if len(code) < JUMP_BYTES or code[0] not in _BRANCHES:
+        return False
+    to = ip + JUMP_BYTES + int.from_bytes(code[1:JUMP_BYTES], "little", signed=True)
+    return zone.code <= to < zone.code + HUGE_BYTES
+
+
+def hand_back(zone: Zone, read: Read, write: Write) -> None:
+    """Let calls in flight return past the zone, and those that wait in a pad go on without their handler.
+
+    :param read, write: kernel memory.
+    """
+    write(zone.word(Zone.HOST_AWAY), (1).to_bytes(8, "little"))
+    _give_returns_back(zone, read, write)
+    _answer(zone, read, write)
+
+
+def _give_returns_back(zone: Zone, read: Read, write: Write) -> None:
+    words = memoryview(read(zone.nodes, HOST_NODES * NODE_BYTES)).cast("Q")
+    for node in range(HOST_NODES):
+        first = node * _NODE_WORDS
+        frame, ret_addr = words[first + NodeField.FRAME // 8], words[first + NodeField.RET_ADDR // 8]
+        if not frame:
+            continue
+        # The stack of a task that is gone may be, too.
+        with contextlib.suppress(MemoryFault):
+            if int.from_bytes(read(frame, 8), "little") == zone.stub(node):
+                write(frame, struct.pack("<Q", ret_addr))
+
+
+# A pad fills its slot with all that it needs to go on by itself.
+def _answer(zone: Zone, read: Read, write: Write) -> None:
+    states = read(zone.word(Zone.STATES), SLOTS)
+    for slot, state in enumerate(states):
+        if state == State.POSTED:
+            write(zone.slots + slot * SLOT_BYTES + Field.ACTION, struct.pack("<Q", Action.GO_ON))
+            write(zone.word(Zone.STATES) + slot, bytes([State.ANSWERED]))

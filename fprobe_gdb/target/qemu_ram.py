@@ -1,0 +1,205 @@
+"""Finding the RAM of a guest that somebody else started: in the memory of its QEMU process.
+
+Where QEMU has it in a file that it shares (``memory-backend-memfd``, ``memory-backend-file,share=on``), we map the same
+file. Where it is QEMU's own, we go through ``/proc/PID/mem``, which the kernel allows to who may trace the process.
+Nothing is believed: what is found has to hold what the guest's debugger reads, page by page.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import random
+import re
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fprobe_gdb.errors import MemoryFault, RamOutOfReach
+from fprobe_gdb.target.base import Target
+from fprobe_gdb.target.guest_ram import GuestRam
+from fprobe_gdb.target.process_ram import ProcessRam
+
+__all__ = ["Mapping", "RamLayout", "find_ram", "parse_maps", "peer_pid", "ram_layout"]
+
+_4_GIB = 1 << 32
+_PAGE_BYTES = 4096
+# Pages that are compared: here and there, and page tables, all of which hold something.
+_ANYWHERE = 32
+_TABLES = 16
+# How many have to hold something at least.
+_TELLING = 8
+_PRESENT = 1
+_HUGE = 0x80
+_FRAME = 0x000F_FFFF_FFFF_F000
+_MAPS_LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) ([0-9]+)", re.ASCII)
+_BLOCK_LINE = re.compile(r"\s*(\S+)\s+\S+ [KMG]iB\s+0x[0-9a-f]+\s+(0x[0-9a-f]+)", re.ASCII)
+_FLAT_LINE = re.compile(r"\s*([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, \S+\): (\S+)(?: @([0-9a-f]{16}))?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class RamLayout:
+    """Where a guest has its RAM."""
+
+    size_bytes: int
+    #: As much of it is below 4 GiB; the rest begins there.
+    low_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """A piece of the memory of a process that it may write."""
+
+    start: int
+    stop: int
+    #: Of a file that others can share.
+    shared: bool
+    #: Where in the file it begins.
+    offset: int
+    inode: int
+
+    @property
+    def size_bytes(self) -> int:
+        """How long it is."""
+        return self.stop - self.start
+
+
+def peer_pid(sock: socket.socket) -> int:
+    """The process that listens at the other end of a unix socket; 0 when it is not to be seen from here."""
+    data = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid: int = struct.unpack("3i", data)[0]
+    return pid
+
+
+def ram_layout(ramblocks: str, flat_view: str) -> RamLayout:
+    """How the guest's RAM lies in QEMU's block of it.
+
+    :param ramblocks: what the monitor says to ``info ramblock``.
+    :param flat_view: what it says to ``info mtree -f``.
+    :raise RamOutOfReach: when it is not in one block, or not as PCs have it.
+    """
+    blocks = [(int(size, 16), name) for name, size in _BLOCK_LINE.findall(ramblocks)]
+    if not blocks:
+        raise RamOutOfReach("its monitor does not tell of the guest's RAM")
+    size_bytes, name = max(blocks)
+    low_bytes = 0
+    for start, stop, region, offset in _FLAT_LINE.findall(flat_view):
+        begin, end = int(start, 16), int(stop, 16) + 1
+        if region != name:
+            continue
+        behind = begin - _4_GIB
+        if begin < _4_GIB and int(offset or "0", 16) == begin:
+            low_bytes = max(low_bytes, end)
+        elif behind < 0 or int(offset or "0", 16) != low_bytes + behind:
+            raise RamOutOfReach(f"the guest's RAM ({name}) does not lie as in a PC")
+    if not low_bytes or (low_bytes < size_bytes and low_bytes >= _4_GIB):
+        raise RamOutOfReach(f"the guest's RAM ({name}) does not begin at address 0; has it several memory backends?")
+    return RamLayout(size_bytes, low_bytes)
+
+
+def parse_maps(text: str) -> list[Mapping]:
+    """The writable pieces in a ``/proc/PID/maps``."""
+    found = []
+    for start, stop, flags, offset, _, inode in _MAPS_LINE.findall(text):
+        if flags.startswith("rw"):
+            found.append(Mapping(int(start, 16), int(stop, 16), flags[3] == "s", int(offset, 16), int(inode)))
+    return found
+
+
+def find_ram(pid: int, target: Target) -> GuestRam:
+    """Get at the RAM of a stopped guest.
+
+    :param pid: the process of its QEMU.
+    :raise RamOutOfReach: why it cannot be had.
+    """
+    if not pid:
+        raise RamOutOfReach("its process is not to be seen from here; is it in another container?")
+    layout = ram_layout(target.monitor("info ramblock"), target.monitor("info mtree -f"))
+    try:
+        mappings = parse_maps(Path(f"/proc/{pid}/maps").read_text())
+    except OSError as error:
+        raise _refused(pid, "maps", error) from error
+    fitting = sorted((found for found in mappings if found.size_bytes >= layout.size_bytes), key=_by_size)
+    for mapping in fitting:
+        for at in sorted({mapping.stop - layout.size_bytes, mapping.start}, reverse=True):
+            ram = _open(pid, mapping, at, layout)
+            if ram is None:
+                continue
+            if _is_ram_of(ram, target, layout):
+                return ram
+            ram.close()
+    raise RamOutOfReach(f"process {pid} has no memory that holds what the guest's RAM holds; is it not its QEMU?")
+
+
+def _by_size(mapping: Mapping) -> int:
+    return mapping.size_bytes
+
+
+# The RAM that begins at an address of the process, if it does; None when its file is not at hand.
+def _open(pid: int, mapping: Mapping, at: int, layout: RamLayout) -> GuestRam | None:
+    if not mapping.shared:
+        try:
+            fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise _refused(pid, "mem", error) from error
+        return GuestRam(ProcessRam(fd, at, layout.size_bytes), low_bytes=layout.low_bytes)
+    for fd in _files(pid, mapping.inode):
+        try:
+            shared = mmap.mmap(fd, layout.size_bytes, offset=mapping.offset + at - mapping.start)
+            # Only a file that begins where RAM does tells which parts of RAM are in use.
+            return GuestRam(shared, low_bytes=layout.low_bytes)
+        except (OSError, ValueError):
+            continue
+        finally:
+            os.close(fd)
+    return None
+
+
+# The files that a process has open and that are this one, opened by us too.
+def _files(pid: int, inode: int) -> Iterator[int]:
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.stat().st_ino == inode:
+                yield os.open(entry, os.O_RDWR | os.O_CLOEXEC)
+
+
+def _refused(pid: int, what: str, error: OSError) -> RamOutOfReach:
+    return RamOutOfReach(
+        f"/proc/{pid}/{what} cannot be opened ({error.strerror}): that takes the right to trace its process (the same "
+        "user and kernel.yama.ptrace_scope=0, or CAP_SYS_PTRACE); or start QEMU with its RAM shared (-object "
+        "memory-backend-memfd,id=ram,share=on,size=... -machine memory-backend=ram)"
+    )
+
+
+def _is_ram_of(ram: GuestRam, target: Target, layout: RamLayout) -> bool:
+    telling = 0
+    for physical in [*_anywhere(layout), *_tables(target)]:
+        try:
+            data = ram.read_physical(physical, _PAGE_BYTES)
+        except (MemoryFault, OSError):
+            return False
+        if data != target.read_physical(physical, _PAGE_BYTES):
+            return False
+        telling += any(data)
+    return telling >= _TELLING
+
+
+def _anywhere(layout: RamLayout) -> Sequence[int]:
+    pick = random.Random(layout.size_bytes)
+    offsets = [pick.randrange(1 << 20, layout.size_bytes) & -_PAGE_BYTES for _ in range(_ANYWHERE)]
+    return [at if at < layout.low_bytes else at - layout.low_bytes + _4_GIB for at in offsets]
+
+
+# Page tables that are in use, breadth first.
+def _tables(target: Target) -> Sequence[int]:
+    tables = [target.registers(vcpu)["cr3"] & _FRAME for vcpu in target.vcpus[:_TABLES]]
+    for table in tables:
+        entries = memoryview(target.read_physical(table, _PAGE_BYTES)).cast("Q")
+        there = [entry & _FRAME for entry in entries if entry & (_PRESENT | _HUGE) == _PRESENT]
+        tables += there[: _TABLES - len(tables)]
+        if len(tables) >= _TABLES:
+            break
+    return tables

@@ -1,0 +1,156 @@
+"""Trampolines in guests that somebody else started: exact counts, nothing left behind, and orphans of a killed tool."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import images
+from emu.agent import RunningCommand
+from emu.deadline import Deadline
+from emu.machine import Machine
+from emu.spec import MachineSpec
+from fprobe_gdb import Fprobe, Kernel
+from fprobe_gdb.dispatch.base import RunEnd
+from fprobe_gdb.errors import RamOutOfReach, ZoneError
+from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from fprobe_gdb.session import attached
+from images.initramfs import build
+from images.workload_counts import counts
+from tests.integration.tool import Tool, run_tool
+
+pytestmark = pytest.mark.qemu
+
+BUSY = "(while workload calls 1; do :; done) </dev/null >/dev/null 2>&1 & echo $! > /tmp/busy"
+NOT_BUSY = "kill -9 $(cat /tmp/busy)"
+COMMANDS = (("calls", "300"), ("recursive", "4", "2"), ("pipe", "10"), ("interleave", "10"), ("exit_in", "3"))
+PAGE_BYTES = 4096
+
+
+class Stranger:
+    """A guest whose QEMU listens at a socket, as if somebody else had started it."""
+
+    def __init__(self, kernel: str, path: Path, **options: object) -> None:
+        self.kernel = kernel
+        self.path = path
+        vmlinuz = images.kernel(kernel).vmlinuz
+        self.knowledge = KernelKnowledge.load(vmlinuz)
+        self.machine = Machine(MachineSpec(vmlinuz, build(), kaslr=True, gdb_socket=path, **options))  # type: ignore[arg-type]
+
+    def attach(self, **options: object) -> Kernel:
+        return Kernel.attach(
+            self.path, self.kernel, knowledge=self.knowledge, **{"backend": "rsp", "dispatch": "trampoline", **options}
+        )  # type: ignore[arg-type]
+
+    def text(self) -> bytes:
+        """What the kernel's text is, and its page-middle directory."""
+        with self.attach(dispatch="breakpoint") as k:
+            begin, end = k.address("_stext"), k.address("_etext")
+            return k.read_memory(begin, end - begin) + k.read_memory(k.address("level2_kernel_pgt"), PAGE_BYTES)
+
+    def free_mib(self) -> int:
+        words = self.shell("grep MemFree /proc/meminfo").split()
+        return int(words[1]) >> 10
+
+    def shell(self, command: str) -> str:
+        return self.machine.agent.run(command, Deadline(120)).output.decode()
+
+    def ended(self, running: RunningCommand) -> Callable[[], bool]:
+        def done() -> bool:
+            self.machine.pump()
+            return running.poll() is not None
+
+        return done
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stranger]:
+    """Two CPUs, and RAM that is QEMU's own."""
+    guest = Stranger("6.1", tmp_path_factory.mktemp("own") / "gdb.sock", smp=2)
+    with guest.machine as machine:
+        machine.wait_boot(Deadline(120))
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def sharer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stranger]:
+    """The other kernel, and RAM that QEMU shares."""
+    shared = ("-object", "memory-backend-memfd,id=lent,share=on,size=512M", "-machine", "memory-backend=lent")
+    guest = Stranger("6.12", tmp_path_factory.mktemp("shared") / "gdb.sock", extra_args=shared)
+    with guest.machine as machine:
+        machine.wait_boot(Deadline(120))
+        yield guest
+
+
+@pytest.mark.parametrize("whose", ["stranger", "sharer"])
+def test_counts_are_exact_and_nothing_is_left(whose: str, request: pytest.FixtureRequest) -> None:
+    guest: Stranger = request.getfixturevalue(whose)
+    before, free_mib = guest.text(), guest.free_mib()
+    for command in COMMANDS if guest.machine.spec.smp > 1 else COMMANDS[:1]:
+        wanted = counts(command)
+        with guest.attach() as k:
+            probes = [Fprobe(None, lambda *_: None, nr_maxactive=64, name=count.function) for count in wanted]
+            for probe, count in zip(probes, wanted, strict=True):
+                k.register_fprobe_syms(probe, [count.function])
+            running = guest.machine.agent.start("workload " + " ".join(command))
+            assert k.run(timeout_sec=120, until=guest.ended(running)) is RunEnd.DONE
+            assert k.dispatch_name == "trampoline (rsp)"
+        for probe, count in zip(probes, wanted, strict=True):
+            seen = (probe.name, probe.hits, probe.exits, probe.nmissed, probe.lost)
+            assert seen == (count.function, count.entries, count.exits, 0, 0)
+    assert guest.text() == before
+    assert guest.free_mib() >= free_mib - 3, "each zone takes 4"
+
+
+def test_calls_in_flight_return_past_us(stranger: Stranger) -> None:
+    """Who sleeps in a probed function while we leave comes back to where he was called from."""
+    before = stranger.text()
+    running = stranger.machine.agent.start("sleep 4; echo woken")
+    with stranger.attach() as k:
+        probe = Fprobe(lambda *_: k.stop(), lambda *_: None)
+        k.register_fprobe(probe, "hrtimer_nanosleep")
+        assert k.run(timeout_sec=60) is RunEnd.DONE
+        assert k.calls_in_flight == 1
+    assert running.wait(Deadline(60)).output == b"woken\n"
+    assert stranger.text() == before
+
+
+def test_a_killed_tool_is_cleaned_up_after(stranger: Stranger, tmp_path: Path) -> None:
+    before = stranger.text()
+    stranger.shell(BUSY)
+    where = (str(stranger.path), "-k", "6.1", "-f", "jsonl", "--dispatch", "trampoline")
+    with Tool("attach", *where, "-i", "vfs_*", "-i", "do_wait", "--answer-within", "1", tmp=tmp_path) as tool:
+        tool.until_output('"exit"')
+        tool.kill()
+    # Whatever waits in a pad goes on by itself.
+    assert "alive" in stranger.shell("cat /etc/motd; echo alive")
+    done = run_tool("attach", *where, "-i", "__x64_sys_personality", "--max-hits", "5", "--timeout", "60")
+    assert done.status == 0, done.err
+    assert done.err == "note: a landing zone that a killed fprobe-gdb has left in the guest was removed\n"
+    summary = json.loads(done.lines[-1])
+    assert (summary["dispatch"], summary["ended"], summary["lost"]) == ("trampoline (rsp)", "max-hits", 0)
+    stranger.shell(NOT_BUSY)
+    assert stranger.text() == before
+    assert "alive" in stranger.shell("cat /etc/motd; echo alive")
+
+
+def test_a_process_that_is_not_the_guest_is_found_out(stranger: Stranger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attached, "peer_pid", lambda sock: os.getpid())
+    with pytest.raises(RamOutOfReach, match=f"process {os.getpid()} has no memory that holds what"):
+        stranger.attach()
+    with stranger.attach(dispatch="auto") as k:
+        assert k.dispatch_name.startswith("breakpoint (rsp, sw), since the memory of a guest that was attached to")
+    assert "alive" in stranger.shell("echo alive")
+
+
+def test_isolated_page_tables_are_refused(tmp_path: Path) -> None:
+    guest = Stranger("6.1", tmp_path / "gdb.sock", cmdline=("pti=on",))
+    with guest.machine as machine:
+        machine.wait_boot(Deadline(120))
+        with pytest.raises(ZoneError, match="isolates its page tables"):
+            guest.attach()
+        assert "alive" in guest.shell("echo alive")

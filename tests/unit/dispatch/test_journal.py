@@ -1,0 +1,140 @@
+"""What is written in a zone for whoever finds it, and taking the zone out by that alone."""
+
+from __future__ import annotations
+
+import mmap
+
+import pytest
+
+from fprobe_gdb.dispatch.trampoline.journal import MAX_ENTRIES, OwnBytes, ZoneHead, entries_in
+from fprobe_gdb.dispatch.trampoline.orphans import hand_back, owns_text
+from fprobe_gdb.dispatch.trampoline.pads import Action, Field, NodeField, State
+from fprobe_gdb.dispatch.trampoline.returns import Returns
+from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, SLOT_BYTES, Zone
+from fprobe_gdb.errors import MemoryFault, SiteNoRoom
+from fprobe_gdb.target.guest_ram import GuestRam
+
+CODE = 0xFFFFFFFF83C00000
+HEAD = ZoneHead(0, 2 * HUGE_BYTES, CODE, 0xFFFF888002800000)
+NOP = bytes.fromhex("0f1f440000")
+STACK = 0xFFFFC90000010000
+CALLER = 0xFFFFFFFF81234567
+
+
+class Guest:
+    """A zone, and a page of a stack."""
+
+    def __init__(self) -> None:
+        self.zone = HEAD.zone
+        self.ram = GuestRam(mmap.mmap(-1, self.zone.size_bytes))
+        self.stack = bytearray(4096)
+
+    def read(self, addr: int, size_bytes: int) -> bytes:
+        if STACK <= addr < STACK + len(self.stack):
+            return bytes(self.stack[addr - STACK : addr - STACK + size_bytes])
+        if addr < CODE:
+            raise MemoryFault(addr, size_bytes)
+        return self.ram.read_physical(self.zone.physical_of(addr), size_bytes)
+
+    def write(self, addr: int, data: bytes) -> None:
+        if addr < CODE:
+            self.stack[addr - STACK : addr - STACK + len(data)] = data
+        else:
+            self.ram.write_physical(self.zone.physical_of(addr), data)
+
+    def word(self, addr: int) -> int:
+        return int.from_bytes(self.read(addr, 8), "little")
+
+    @property
+    def entries(self) -> dict[int, bytes]:
+        return entries_in(self.read(self.zone.word(Zone.JOURNAL), Zone.JOURNAL_BYTES))
+
+
+@pytest.fixture
+def guest() -> Guest:
+    return Guest()
+
+
+def test_a_head_says_where_its_zone_is() -> None:
+    assert ZoneHead.unpack(HEAD.pack()) == HEAD
+    assert HEAD.known
+    assert HEAD.zone == Zone(0, 2 * HUGE_BYTES, CODE, CODE + HUGE_BYTES, 0)
+
+
+def test_another_version_is_known_as_such() -> None:
+    found = ZoneHead.unpack(ZoneHead(0, 2 * HUGE_BYTES, CODE, 0, version=0).pack())
+    assert found is not None
+    assert not found.known
+
+
+@pytest.mark.parametrize("data", [bytes(64), b"\xcc" * 64], ids=["blank", "code"])
+def test_other_memory_is_no_head(data: bytes) -> None:
+    assert ZoneHead.unpack(data) is None
+
+
+def test_own_bytes_are_there_until_they_are_dropped(guest: Guest) -> None:
+    owns = OwnBytes(guest.ram, guest.zone)
+    owns.keep({0x1000: NOP, 0x2000: b"\x55\x53\xcc"})
+    assert guest.entries == {0x1000: NOP, 0x2000: b"\x55\x53\xcc"}
+    owns.keep({0x1000: b"\x90" * 5})
+    assert guest.entries == {0x1000: b"\x90" * 5, 0x2000: b"\x55\x53\xcc"}
+    owns.drop([0x1000])
+    owns.keep({0x3000: NOP, 0x4000: NOP})
+    assert guest.entries == {0x2000: b"\x55\x53\xcc", 0x3000: NOP, 0x4000: NOP}
+    assert 0x1000 not in owns
+
+
+def test_too_many_are_refused_before_any_is_kept(guest: Guest) -> None:
+    owns = OwnBytes(guest.ram, guest.zone)
+    many = {0x1000 + 16 * index: NOP for index in range(MAX_ENTRIES)}
+    owns.keep(many)
+    with pytest.raises(SiteNoRoom):
+        owns.keep({1: NOP})
+    assert guest.entries == many
+
+
+def test_text_that_leads_into_a_zone(guest: Guest) -> None:
+    ip = CALLER
+
+    def branch(opcode: int, to: int) -> bytes:
+        return bytes([opcode]) + (to - ip - 5).to_bytes(4, "little", signed=True)
+
+    assert owns_text(guest.zone, ip, branch(0xE8, CODE))
+    assert owns_text(guest.zone, ip, branch(0xE9, CODE + HUGE_BYTES - 1))
+    for other in (NOP, branch(0xE8, CODE - 1), branch(0xE8, CODE + HUGE_BYTES), branch(0x0F, CODE), b"\xe8"):
+        assert not owns_text(guest.zone, ip, other)
+
+
+def test_calls_in_flight_return_to_their_callers(guest: Guest) -> None:
+    returns = Returns(guest.ram, guest.zone)
+    frame, gone, reused = STACK + 0x100, 0xFFFFC90000000000, STACK + 0x200
+    for at in (frame, gone, reused):
+        stub = returns.hook(CALLER, CALLER, at, 1)
+        if at == frame:
+            guest.write(frame, stub.to_bytes(8, "little"))
+    guest.write(reused, (5).to_bytes(8, "little"))
+    hand_back(guest.zone, guest.read, guest.write)
+    assert (guest.word(frame), guest.word(reused)) == (CALLER, 5)
+    assert guest.word(guest.zone.word(Zone.HOST_AWAY)) == 1
+
+
+def test_a_call_that_has_returned_has_no_frame(guest: Guest) -> None:
+    returns = Returns(guest.ram, guest.zone)
+    stub = returns.hook(CALLER, CALLER, STACK, 1)
+    returns.free(next(iter(returns.all())))
+    guest.write(STACK, stub.to_bytes(8, "little"))
+    hand_back(guest.zone, guest.read, guest.write)
+    assert guest.word(STACK) == stub
+    assert NodeField.FRAME % 8 == 0
+
+
+def test_pads_that_wait_are_let_go_on(guest: Guest) -> None:
+    states = guest.zone.word(Zone.STATES)
+    guest.write(states, bytes([State.FREE, State.OWNED, State.POSTED, State.ANSWERED, State.LEAVING]))
+    action = guest.zone.slots + 2 * SLOT_BYTES + Field.ACTION
+    guest.write(action, (Action.CALL).to_bytes(8, "little"))
+    hand_back(guest.zone, guest.read, guest.write)
+    assert list(guest.read(states, 5)) == [
+        State.FREE, State.OWNED, State.ANSWERED, State.ANSWERED, State.LEAVING,
+    ]  # fmt: skip
+    assert guest.word(action) == Action.GO_ON
