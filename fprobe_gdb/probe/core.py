@@ -475,7 +475,7 @@ class ProbeCore:
 
     def _lost(self, fprobe: Fprobe, hit: Hit, reason: MissReason) -> None:
         if not fprobe.disabled:
-            fprobe.lost += 1
+            fprobe.lost += hit.calls
             if self.on_missed:
                 self.on_missed(fprobe, hit.ip, hit, reason)
 

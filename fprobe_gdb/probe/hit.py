@@ -50,6 +50,10 @@ class Hit(Protocol):
     def time_ns(self) -> int:
         """Guest time."""
 
+    @property
+    def calls(self) -> int:
+        """How many calls it stands for: one, unless they were lost, and counted where nobody looked."""
+
 
 @dataclass(slots=True)
 class KnownHit:
@@ -64,3 +68,4 @@ class KnownHit:
     context: Context = Context.NORMAL
     kprobe_running: bool = False
     time_ns: int = 0
+    calls: int = 1

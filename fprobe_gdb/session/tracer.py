@@ -289,9 +289,12 @@ class Tracer:
         return describe_result(self._k.retval(regs, entry_ip))
 
     def _on_missed(self, fp: Fprobe, entry_ip: int, hit: Hit, reason: MissReason) -> None:
-        kind = LostEvent if reason in LOST_REASONS else MissedEvent
         name = self._names.get(entry_ip) or self._k.records.name_at(entry_ip)
-        depth = self._k.depth_around(hit.frame, entry_ip)
+        # Of calls that went on without us nobody knows whose they were.
+        depth = self._k.depth_around(hit.frame, entry_ip) if hit.task else 0
         event = None if fp is self.fprobe else fp.name
         place = (name, entry_ip, hit.ret_ip, hit.cpu, hit.task, hit.time_ns)
-        self._write(kind(*place, reason=reason, depth=depth, probe_event=event))
+        if reason in LOST_REASONS:
+            self._write(LostEvent(*place, reason=reason, count=hit.calls, depth=depth, probe_event=event))
+        else:
+            self._write(MissedEvent(*place, reason=reason, depth=depth, probe_event=event))

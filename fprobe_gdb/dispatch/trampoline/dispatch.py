@@ -142,13 +142,13 @@ class TrampolineDispatch:
         self._sites.task_dead_ip = task_dead_ip
         self._slots = Slots(ram, zone)
         self._outcome = Outcome(target, core)
+        self._lost = LostCalls(core, self._words, ram, zone, self.returns, self._stubs, self.clock)
         self._hits = Hits(
-            core, self._slots, self.returns, self.planter, self._sites, guard, self._time,
+            core, self._slots, self.returns, self.planter, self._sites, guard, self._lost, self._time,
             self._run_state, self._outcome,
         )  # fmt: skip
         self._handled = self._hits.handled
         self._calls = GuestCalls(self._slots, self._hits, self._sites, self._run_state, self._outcome)
-        self._lost = LostCalls(core, self._words, self.returns, self._stubs, self.clock)
         self._serving = Serving(
             self._slots, self._hits, self.recorder, self._run_state, self._outcome, self._words, doorbell
         )

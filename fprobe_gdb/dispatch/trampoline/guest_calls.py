@@ -39,7 +39,9 @@ class GuestCalls:
             stopped = True
             self._sites.sync()
         values = dict(zip(ARGUMENT_REGISTERS, (arg & MASK64 for arg in args), strict=False))
-        self._slots.call(hit.slot, addr, values)
+        if not self._slots.may_answer(hit.slot, hit.use):
+            raise GuestCallError(f"the call of {addr:#x} got lost: its pad did not wait any longer")
+        self._slots.call(hit.slot, addr, {**(hit.unwritten or {}), **values})
         result = self._await(hit, addr, deadline)
         if stopped:
             self._run_state.halt()
@@ -61,8 +63,7 @@ class GuestCalls:
             raise GuestCallError(f"the call of {addr:#x} got lost: its pad did not wait any longer")
         # All registers as they were before the call; where the task runs may have changed.
         registers = {name: value for name, value in hit.registers.items() if name not in ("ip", "sp")}
-        self._slots.write_registers(slot, registers)
-        hit.moved(done)
+        hit.moved(done, registers)
         return int(done.result)
 
     # Handle other hits until this slot is posted again. A stop that a nested handler asks for comes after the call.

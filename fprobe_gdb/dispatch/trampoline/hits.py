@@ -2,6 +2,8 @@
 
 Rule 1: an answer is the last thing that is done about a hit: what the handlers asked for (probes planted or removed, a
 stop) is done by then, so that the vCPU runs into a world in which it holds.
+A pad that has waited for too long is gone by then: its call has gone on as one that was lost, and what the handlers
+wanted of it has no effect. They have run, so it is a hit all the same, whose return nobody awaits.
 Rule 2: a return belongs to the node whose stub it comes through. Frames are those of the probe core.
 
 A vCPU stands still meanwhile, so what most hits do not need is not made for them: what to do at a location is known
@@ -16,6 +18,7 @@ from typing import Any, TypeVar
 
 from fprobe_gdb.dispatch.advance import skip_length
 from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
+from fprobe_gdb.dispatch.trampoline.lost import LostCalls
 from fprobe_gdb.dispatch.trampoline.outcome import Outcome
 from fprobe_gdb.dispatch.trampoline.pad_hit import Handled, PadHit
 from fprobe_gdb.dispatch.trampoline.pads import Field, Kind
@@ -34,9 +37,9 @@ from fprobe_gdb.registers import Registers
 
 __all__ = ["Hits"]
 
-_KIND, _IP, _SP, _RET_IP, _TSC = (
-    field // 8 for field in (Field.KIND, Field.IP, Field.SP, Field.RET_IP, Field.TSC)
-)  # fmt: skip
+_KIND, _IP, _SP, _RET_IP, _TSC, _USE = (
+    field // 8 for field in (Field.KIND, Field.IP, Field.SP, Field.RET_IP, Field.TSC, Field.USE)
+)
 _T = TypeVar("_T")
 _EXIT = int(Kind.EXIT)
 _ENTRY_SIDE, _EXIT_SIDE = Side.ENTRY, Side.EXIT
@@ -53,6 +56,7 @@ class Hits:
         planter: Planter,
         sites: Sites,
         guard: TextGuard,
+        lost: LostCalls,
         clock: HitClock,
         run_state: RunState,
         outcome: Outcome,
@@ -63,6 +67,7 @@ class Hits:
         self._planter = planter
         self._sites = sites
         self._guard = guard
+        self._lost = lost
         self._clock = clock
         self._run_state = run_state
         self._outcome = outcome
@@ -153,7 +158,8 @@ class Hits:
         call = self._returns.find(words[_IP] - FENTRY_BYTES)
         if call is None:
             # Its node was given to nobody: the task was taken for dead. The pad knows the way.
-            self._slots.go_on(slot)
+            if self._slots.may_answer(slot, words[_USE]):
+                self._slots.go_on(slot)
             return
         ret_addr = call.ret_addr
         registers: list[Any] = words[FRAME]
@@ -183,9 +189,23 @@ class Hits:
             self._settle()
         if self._clock.waits_matter and self._returns:
             self._clock.answered(hit.task, hit.tsc)
+        if not self._slots.may_answer(hit.slot, hit.use):
+            self._note_late(hit, new_ret)
+            return
+        if hit.unwritten:
+            writes = {**hit.unwritten, **(writes or {})}
         if writes:
             self._slots.write_registers(hit.slot, writes)
         self._slots.go_on(hit.slot, to, new_ret, sp)
+
+    # The pad has left, and counted.
+    def _note_late(self, hit: PadHit, new_ret: int | None) -> None:
+        if hit.words[_KIND] == _EXIT:
+            return
+        self._lost.handled_late(hit.words[_IP])
+        if new_ret is not None and (call := self._returns.find(new_ret)):
+            self._returns.free(call)
+            self._core.drop_call(hit.task, hit.frame, hit.ret_ip)
 
     def _settle(self) -> None:
         if (self._outcome.ends or self._core.sites_changed) and self._run_state.running:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
 from fprobe_gdb.dispatch.trampoline.pads import Field
@@ -12,7 +14,7 @@ from fprobe_gdb.probe.regs import PtRegs
 
 __all__ = ["Handled", "PadHit"]
 
-_TASK, _PREEMPT_COUNT = Field.TASK // 8, Field.PREEMPT_COUNT // 8
+_TASK, _PREEMPT_COUNT, _USE = Field.TASK // 8, Field.PREEMPT_COUNT // 8, Field.USE // 8
 _NORMAL = Context.NORMAL
 _STACK_WORD = Field.RET_IP // 8
 
@@ -20,11 +22,15 @@ _STACK_WORD = Field.RET_IP // 8
 class PadHit(SlotWords):
     """A :class:`~fprobe_gdb.probe.hit.Hit`, with the slot that has to be answered."""
 
+    #: See :class:`~fprobe_gdb.probe.hit.Hit`.
+    calls = 1
     # Set when somebody asks.
     _time_ns: int | None = None
     _state: CpuState | None = None
     # Where a function that a handler called has ended on another vCPU.
     _moved: Posted | None = None
+    #: What the pad has to restore behind such a call, and has not been told yet.
+    unwritten: Mapping[str, int] | None = None
 
     def __init__(
         self, slot: int, words: list[int], ip: int, ret_ip: int, frame: int, regs: PtRegs, clock: HitClock
@@ -35,6 +41,7 @@ class PadHit(SlotWords):
         self.ret_ip = ret_ip
         self.frame = frame
         self.task = words[_TASK]
+        self.use = words[_USE]
         self.regs = regs
         count = words[_PREEMPT_COUNT]
         self.context = context_of(count) if count & IN_INTERRUPT_MASK else _NORMAL
@@ -73,9 +80,10 @@ class PadHit(SlotWords):
             )
         return self._state
 
-    def moved(self, at: Posted) -> None:
-        """The task may run on another vCPU now."""
+    def moved(self, at: Posted, unwritten: Mapping[str, int]) -> None:
+        """A function that a handler called has come back. The task may run on another vCPU now."""
         self._moved, self._state = at, None
+        self.use, self.unwritten = at.use, unwritten
 
 
 class Handled(list[PadHit]):

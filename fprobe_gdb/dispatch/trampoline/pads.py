@@ -9,7 +9,10 @@ is touched; and it may be interrupted at each instruction by another hit, which 
 
 The guest outlives the host. A pad that has waited for :attr:`~.zone.Zone.BOUND_TSC` takes its slot back, counts the
 call as lost and lets it through, and so do all after it, until the host is back and clears ``HOST_AWAY``. Who may have
-the slot then is settled in the manner of Dekker: each side writes its word, and then reads the other's.
+the slot then is settled in the manner of Dekker: each side writes its word, and then reads the other's. So it is once
+more where a pad leaves a host that had begun (it was stopped, or its handler takes for ever): the pad says that it
+leaves, and the host, before it writes any answer, that it answers. What they say is the number of this use of the slot,
+so a late answer never gets to another hit.
 """
 
 from __future__ import annotations
@@ -73,7 +76,7 @@ class Field(IntEnum):
     #: Where to go on.
     TO = 0x30
     TSC = 0x38
-    #: The host's claim: the TSC word of the hit that it handles.
+    #: The host's claim: the USE word of the hit that it handles.
     TAKEN = 0x40
     TASK = 0x48
     PREEMPT_COUNT = 0x50
@@ -86,12 +89,20 @@ class Field(IntEnum):
     #: The stack pointer when the function was entered, or when it has returned. The host may change it.
     SP = 0xF0
     RESULT = 0xF8
+    #: Counts the times that the slot was posted. Never 0 then.
+    USE = 0x100
+    #: The pad's: the USE word of the last hit that left a host that had begun.
+    LEFT = 0x108
+    #: The host's: the USE word of the hit that it answers.
+    ANSWERING = 0x110
+    #: The host's: the USE word of the hit that it has answered; the pad may write the slot's state at the same time.
+    ANSWERED = 0x118
 
 
 #: The order of the general registers in a slot.
 SLOT_REGISTERS = ("ax", "bx", "cx", "dx", "si", "di", "bp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
 assert Field.REGISTERS + 8 * len(SLOT_REGISTERS) == Field.SP
-assert Field.RESULT + 8 <= SLOT_BYTES
+assert Field.ANSWERED + 8 <= SLOT_BYTES
 
 
 class NodeField(IntEnum):
@@ -113,6 +124,8 @@ _BELOW = 8 * len(_SAVED)
 _LOOKS = 2000
 # How often a pad waits for a host that has begun with its hit.
 _PATIENCE = 8
+# For so many cells a pad looks for the one of its location.
+_LOST_LOOKS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +179,7 @@ class _Pad:
         self._fill(kind)
         self._preempt_count(asm.incl)
         asm.label(scope + "post")
-        self._post_and_wait(scope)
+        self._post_and_wait(scope, kind)
         asm.label(scope + "answered")
         asm.cmpl_imm(at("r12", Field.ACTION), Action.CALL)
         asm.jcc("e", scope + "call")
@@ -178,10 +191,11 @@ class _Pad:
         asm.jmp(scope + "post")
         asm.label(scope + "give_up")
         asm.movl_imm(rip(self.zone.word(Zone.HOST_AWAY)), 1)
-        self._count_lost(kind, at("r12", Field.TO))
-        if kind is Kind.EXIT:
-            self._find_node("cx", at("r12", Field.IP))
-            asm.mov_imm(at("cx", NodeField.ENDED), 1)
+        if kind is Kind.ENTRY:
+            asm.mov("ax", at("r12", Field.IP))
+            self._count_lost_entry()
+        else:
+            self._end_call(at("r12", Field.IP))
         asm.jmp(scope + "leave")
         asm.label(scope + "skip")
         self._skip(kind)
@@ -287,8 +301,9 @@ class _Pad:
         if self.offsets.preempt_count is not None:
             change(gs(self.offsets.preempt_count))
 
-    def _post_and_wait(self, scope: str) -> None:
+    def _post_and_wait(self, scope: str, kind: Kind) -> None:
         asm, zone = self.asm, self.zone
+        asm.incl(at("r12", Field.USE))
         self._now()
         asm.mov(at("r12", Field.TSC), "ax")
         asm.movl_imm("r15", _PATIENCE)
@@ -298,8 +313,10 @@ class _Pad:
         asm.movb_imm(at("r13"), State.POSTED)
         asm.fence()
         asm.cmpl_imm(rip(zone.word(Zone.HOST_SLEEPS)), 0)
-        asm.jcc("e", scope + "wait")
+        asm.jcc("e", scope + "posted")
         asm.out_al(DOORBELL_PORT)
+        asm.label(scope + "posted")
+        self._unless_answered(scope)
         asm.label(scope + "wait")
         asm.movl_imm("cx", _LOOKS)
         asm.label(scope + "look")
@@ -314,12 +331,37 @@ class _Pad:
         # The host may have begun just now.
         asm.movb_imm(at("r13"), State.LEAVING)
         asm.fence()
-        asm.mov("cx", at("r12", Field.TAKEN))
-        asm.cmp("cx", at("r12", Field.TSC))
+        self._unless_answered(scope)
+        asm.cmp("cx", at("r12", Field.TAKEN))
         asm.jcc("ne", scope + "give_up")
         asm.decl("r15")
         asm.jcc("ne", scope + "bound")
+        self._leave_host(scope, kind)
         asm.jmp(scope + "give_up")
+
+    # Behind a write of the state, which the host may have written just before, and a fence. Leaves USE in cx.
+    def _unless_answered(self, scope: str) -> None:
+        asm = self.asm
+        asm.mov("cx", at("r12", Field.USE))
+        asm.cmp("cx", at("r12", Field.ANSWERED))
+        asm.jcc("e", scope + "answered")
+
+    # The host has begun long ago. Leave it, unless it answers just now: that takes it microseconds, if it lives.
+    def _leave_host(self, scope: str, kind: Kind) -> None:
+        asm = self.asm
+        asm.cmp("cx", at("r12", Field.LEFT))
+        asm.jcc("e", scope + "give_up")
+        if kind is Kind.EXIT:
+            # In front of our word: behind it the host may give the node to another call.
+            asm.push("ax")
+            self._find_node("dx", at("r12", Field.IP))
+            asm.mov_imm(at("dx", NodeField.ENDED), 1)
+            asm.pop("ax")
+        asm.mov(at("r12", Field.LEFT), "cx")
+        asm.fence()
+        asm.movl_imm("r15", _PATIENCE)
+        asm.cmp("cx", at("r12", Field.ANSWERING))
+        asm.jcc("e", scope + "bound")
 
     # The TSC into ax; clobbers dx.
     def _now(self) -> None:
@@ -365,33 +407,52 @@ class _Pad:
         asm.mov_imm(at("r12", Field.KIND), Kind.CALLED)
         asm.mov_imm(at("r12", Field.ACTION), Action.GO_ON)
 
-    # Clobbers ax, cx. The log gets the address behind the location.
-    def _count_lost(self, kind: Kind, behind_ip: Mem) -> None:
+    # A call of the location in ax: in the cell of the location, which is the first one that has it or is free, and then
+    # in the sum. Clobbers ax, bx, cx, dx, si.
+    def _count_lost_entry(self) -> None:
         asm, zone = self.asm, self.zone
-        if kind is Kind.EXIT:
-            asm.lock_inc(rip(zone.word(Zone.LOST_EXITS)))
-            return
-        asm.movl_imm("ax", 1)
-        asm.lock_xadd(rip(zone.word(Zone.LOST_ENTRIES)), "ax")
-        scope = f"log{asm.here:x}."
-        asm.cmp_imm("ax", Zone.LOST_LOG_WORDS)
-        asm.jcc("ae", scope)
-        asm.shl_imm("ax", 3)
-        asm.lea("cx", rip(zone.word(Zone.LOST_LOG)))
-        asm.add("cx", "ax")
-        asm.mov("ax", behind_ip)
-        asm.mov(at("cx"), "ax")
-        asm.label(scope)
+        scope = f"lost{asm.here:x}."
+        asm.movl("si", "ax")
+        asm.movl_imm("bx", 1)
+        asm.shl_imm("bx", 32)
+        asm.or_("si", "bx")
+        asm.mov("cx", "ax")
+        asm.shr_imm("cx", 1)
+        asm.lea("dx", rip(zone.word(Zone.LOST)))
+        asm.movl_imm("bx", _LOST_LOOKS)
+        asm.label(scope + "look")
+        asm.andl_imm("cx", (Zone.LOST_CELLS - 1) * Zone.LOST_CELL_BYTES)
+        asm.xorl("ax", "ax")
+        asm.lock_cmpxchg(at("dx", 0, "cx"), "si")
+        asm.jcc("e", scope + "counted")
+        asm.sub("ax", "si")
+        asm.cmpl_imm("ax", 0)
+        asm.jcc("e", scope + "found")
+        asm.add_imm("cx", Zone.LOST_CELL_BYTES)
+        asm.decl("bx")
+        asm.jcc("ne", scope + "look")
+        asm.jmp(scope + "counted")
+        asm.label(scope + "found")
+        asm.lock_incl(at("dx", 4, "cx"))
+        asm.label(scope + "counted")
+        asm.lock_inc(rip(zone.word(Zone.LOST_ENTRIES)))
+
+    # A call in flight returns unseen; its node in cx. Clobbers ax.
+    def _end_call(self, pushed: Mem) -> None:
+        asm = self.asm
+        asm.lock_inc(rip(self.zone.word(Zone.LOST_EXITS)))
+        self._find_node("cx", pushed)
+        asm.mov_imm(at("cx", NodeField.ENDED), 1)
 
     # No host, or no slot: count, and let the call through.
     def _skip(self, kind: Kind) -> None:
         asm = self.asm
         if kind is Kind.ENTRY:
-            self._count_lost(kind, at("sp", _BELOW))
+            asm.mov("ax", at("sp", _BELOW))
+            asm.sub_imm("ax", 5)
+            self._count_lost_entry()
         else:
-            self._count_lost(kind, at("sp", _BELOW))
-            self._find_node("cx", at("sp", _BELOW))
-            asm.mov_imm(at("cx", NodeField.ENDED), 1)
+            self._end_call(at("sp", _BELOW))
             asm.mov("ax", at("cx", NodeField.RET_ADDR))
             asm.mov(at("sp", _BELOW), "ax")
         for name in _SAVED[:-1]:

@@ -13,10 +13,13 @@ from fprobe_gdb.target.guest_ram import GuestRam
 __all__ = ["FRAME", "Posted", "SlotRegisters", "SlotWords", "Slots"]
 
 # Members of enumerations are slow to look up, and these are needed at each hit.
-_POSTED, _LEAVING, _ANSWERED = int(State.POSTED), int(State.LEAVING), int(State.ANSWERED)
+_POSTED, _LEAVING, _ANSWERED_STATE = int(State.POSTED), int(State.LEAVING), int(State.ANSWERED)
 _POSTED_BYTE = bytes([_POSTED])
 _SLOT_WORDS = SLOT_BYTES // 8
-_TSC, _TAKEN, _SP, _TO, _NEW_RET = (field // 8 for field in (Field.TSC, Field.TAKEN, Field.SP, Field.TO, Field.NEW_RET))
+_TAKEN, _SP, _TO, _NEW_RET = (field // 8 for field in (Field.TAKEN, Field.SP, Field.TO, Field.NEW_RET))
+_USE, _LEFT, _ANSWERING, _ANSWERED = (field // 8 for field in (Field.USE, Field.LEFT, Field.ANSWERING, Field.ANSWERED))
+# What is read of a slot.
+_READ_WORDS = _USE + 1
 _FIRST_REGISTER = Field.REGISTERS // 8
 
 _INDEX = {name: _FIRST_REGISTER + index for index, name in enumerate(SLOT_REGISTERS)}
@@ -81,6 +84,7 @@ class Posted(SlotWords):
     sp = _word(Field.SP, "The stack pointer when the function was entered, or when it has returned.")
     ret_ip = _word(Field.RET_IP, "Entry: the word at ``sp``.")
     task = _word(Field.TASK, "``current``.")
+    use = _word(Field.USE, "Which use of the slot it is.")
 
 
 class Slots:
@@ -119,22 +123,39 @@ class Slots:
 
     def is_posted(self, slot: int) -> bool:
         """Whether this slot waits for us."""
-        return self._bytes[self._states + slot] == _POSTED
+        first = self._first_word + slot * _SLOT_WORDS
+        return (
+            self._bytes[self._states + slot] == _POSTED and self._words[first + _ANSWERED] != self._words[first + _USE]
+        )
 
     def take(self, slot: int) -> list[int] | None:
-        """Begin with a hit: from now on its pad will not give up soon. None when it has just done so.
+        """Begin with a hit: from now on its pad will not give up soon. None when it has just done so, or was answered
+        and has not seen that yet.
 
         :return: the slot's words, by :class:`~.pads.Field`.
         """
         first = self._first_word + slot * _SLOT_WORDS
-        words: list[int] = self._words[first : first + _SLOT_WORDS].tolist()
-        tsc = words[_TSC]
-        self._words[first + _TAKEN] = tsc
+        words: list[int] = self._words[first : first + _READ_WORDS].tolist()
+        use = words[_USE]
+        self._words[first + _TAKEN] = use
         while (state := self._bytes[self._states + slot]) == _LEAVING:
             pass
-        if state != _POSTED or self._words[first + _TSC] != tsc:
+        if state != _POSTED or self._words[first + _USE] != use or self._words[first + _ANSWERED] == use:
             return None
         return words
+
+    def may_answer(self, slot: int, use: int) -> bool:
+        """Whether the pad of a hit that was begun with is still there; it waits for the answer then, which has to come
+        at once.
+
+        :param use: the slot's :attr:`~.pads.Field.USE` at that time.
+        """
+        first = self._first_word + slot * _SLOT_WORDS
+        self._words[first + _ANSWERING] = use
+        if self._words[first + _USE] == use and self._words[first + _LEFT] != use:
+            return True
+        self._words[first + _TAKEN] = 0
+        return False
 
     def write_registers(self, slot: int, values: Mapping[str, int]) -> None:
         """Set what the pad restores: general registers but ``sp``, and ``flags``."""
@@ -156,7 +177,7 @@ class Slots:
             self._words[first + _NEW_RET] = new_ret
         if sp is not None:
             self._words[first + _SP] = sp
-        self._bytes[self._states + slot] = _ANSWERED
+        self._answered(slot, first)
 
     def call(self, slot: int, function: int, args: Mapping[str, int]) -> None:
         """Answer: the pad calls a guest function, with these registers, and posts the slot again."""
@@ -164,4 +185,9 @@ class Slots:
         first = self._first_word + slot * _SLOT_WORDS
         self._words[first + Field.FUNCTION // 8] = function & MASK64
         self._words[first + Field.ACTION // 8] = Action.CALL
-        self._bytes[self._states + slot] = _ANSWERED
+        self._answered(slot, first)
+
+    # In this order: a pad that overwrites the state just now looks at the word afterwards.
+    def _answered(self, slot: int, first: int) -> None:
+        self._words[first + _ANSWERED] = self._words[first + _USE]
+        self._bytes[self._states + slot] = _ANSWERED_STATE

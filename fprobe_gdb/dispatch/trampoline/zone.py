@@ -14,6 +14,7 @@ kernel text: nothing here depends on how it got there (:mod:`~fprobe_gdb.dispatc
               NODES_OFFSET    nodes: one for each call in flight whose return address is replaced; the first
                               HOST_NODES of them the host gives out (call mode), the others pads take by themselves
               JOURNAL         in a guest of others: what whoever finds the zone has to put back (:mod:`.journal`)
+              LOST            counters of calls that went on without the host, by location
               FILTER          which addresses the guest may touch without asking
               NODE_ARGS       384 KiB: the six argument registers of each call that has a node of the pads, where
                               something is asked of them at its return
@@ -51,7 +52,7 @@ __all__ = [
 HUGE_BYTES = 1 << 21
 #: Hits that can wait for the host at the same moment: four contexts on 64 CPUs.
 SLOTS = 256
-SLOT_BYTES = 256
+SLOT_BYTES = 512
 #: Calls in flight whose return is awaited.
 MAX_NODES = 16384
 NODE_BYTES = 64
@@ -75,18 +76,18 @@ STUB_BYTES = 8
 _STUBS_OFFSET = 1 << 18
 _SITE_STUBS_OFFSET = 1 << 20
 _SLOTS_OFFSET = 1 << 12
-_LOST_LOG_OFFSET = 1 << 17
 _PROBES_OFFSET = 3 << 16
 _RINGS_OFFSET = 13 << 14
 _NODES_OFFSET = 1 << 18
 _JOURNAL_OFFSET = 5 << 18
+_LOST_OFFSET = 11 << 17
 _FILTER_OFFSET = 3 << 19
 _NODE_ARGS_OFFSET = 13 << 17
 _LOSSES_BYTES = 2 * HUGE_BYTES
 # A zone that is smaller has no losses by function.
 _LARGE_BYTES = 8 * HUGE_BYTES
 _RING_END_BYTES = 4096
-assert _SLOTS_OFFSET + SLOTS * SLOT_BYTES <= _LOST_LOG_OFFSET
+assert _SLOTS_OFFSET + SLOTS * SLOT_BYTES <= _PROBES_OFFSET
 assert _PROBES_OFFSET + MAX_PROBES * PROBE_BYTES <= _RINGS_OFFSET
 assert _RINGS_OFFSET + MAX_RINGS * RING_WORDS_BYTES <= _NODES_OFFSET
 assert LONGEST_RECORD_BYTES <= _RING_END_BYTES
@@ -122,15 +123,17 @@ class Zone:
     LOST_EXITS = 0x2C0
     #: Address behind the last node that a recording probe has.
     NODES_END = 0x300
-    LOST_LOG = _LOST_LOG_OFFSET
-    LOST_LOG_WORDS = 4096
+    #: Cells of :attr:`LOST_ENTRIES` by location: its lower half, and a 32-bit counter; 0 where a cell is free.
+    LOST = _LOST_OFFSET
+    LOST_CELLS = 1 << 14
+    LOST_CELL_BYTES = 8
     #: A byte for each 16 bytes of text, modulo so many: not 0 where something is planted.
     FILTER = _FILTER_OFFSET
     FILTER_BYTES = 1 << 16
     #: A byte: not 0 when the host wants to be asked anyway.
     FILTER_OFF = _FILTER_OFFSET + (1 << 16)
     JOURNAL = _JOURNAL_OFFSET
-    JOURNAL_BYTES = _FILTER_OFFSET - _JOURNAL_OFFSET
+    JOURNAL_BYTES = _LOST_OFFSET - _JOURNAL_OFFSET
 
     @property
     def stubs(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import random
+import struct
 from collections.abc import Callable
 
 import unicorn
@@ -76,8 +77,7 @@ class PadMachine:
         self.uc.mem_map(STACK, STACK_BYTES, everything)
         self.uc.mem_map(PERCPU, 4096, everything)
         self.uc.mem_write(TEXT, b"\xc3" * (1 << 20))
-        call = b"\xe8" + (self.pads.entry - FUNCTION - 5).to_bytes(4, "little", signed=True)
-        self.uc.mem_write(FUNCTION, call)
+        self.plant(FUNCTION)
         self.uc.reg_write(x86.UC_X86_REG_GS_BASE, PERCPU)
         self.percpu(TASK_AT, 0xFFFF888005378000)
         self.percpu(COUNT_AT, 0x80000001)
@@ -98,6 +98,16 @@ class PadMachine:
     def set_word(self, offset: int, value: int) -> None:
         """Set a shared word of the zone."""
         self.ram.write_physical(self.zone.physical_of(self.zone.word(offset)), value.to_bytes(8, "little"))
+
+    def lost(self) -> dict[int, int]:
+        """Counters of lost calls, by location."""
+        at = self.zone.physical_of(self.zone.word(Zone.LOST))
+        cells = self.ram.read_physical(at, Zone.LOST_CELLS * Zone.LOST_CELL_BYTES)
+        return {ip | 0xFFFFFFFF << 32: count for ip, count in struct.iter_unpack("<II", cells) if ip}
+
+    def plant(self, ip: int) -> None:
+        """Let a location call the pad."""
+        self.uc.mem_write(ip, b"\xe8" + (self.pads.entry - ip - 5).to_bytes(4, "little", signed=True))
 
     def registers(self) -> dict[str, int]:
         """General registers, ``ip`` and ``flags``."""

@@ -153,7 +153,7 @@ def test_a_host_that_is_away_is_not_asked() -> None:
     machine.run(FUNCTION, BEHIND)
     assert machine.registers() == before | {"ip": BEHIND}
     assert machine.word(Zone.LOST_ENTRIES) == 1
-    assert machine.word(Zone.LOST_LOG) == BEHIND
+    assert machine.lost() == {FUNCTION: 1}
     # A call in flight returns all the same.
     stub = machine.returns.hook(CALLER, CALLER, before["sp"], 1)
     machine.uc.mem_write(before["sp"], stub.to_bytes(8, "little"))
@@ -188,7 +188,7 @@ def test_a_host_that_does_not_answer() -> None:
     assert machine.registers() == before | {"ip": BEHIND}
     assert machine.percpu(COUNT_AT) == 0x80000001
     assert (machine.word(Zone.LOST_ENTRIES), machine.word(Zone.HOST_AWAY)) == (1, 1)
-    assert machine.word(Zone.LOST_LOG) == BEHIND
+    assert machine.lost() == {FUNCTION: 1}
     assert not any(machine.ram.read_physical(machine.zone.physical_of(machine.zone.data), SLOTS))
 
 
@@ -216,6 +216,91 @@ def test_a_host_that_has_begun_gets_more_time() -> None:
     assert machine.word(Zone.LOST_ENTRIES) == 1
 
 
+def test_losses_are_counted_by_location() -> None:
+    """Also where two locations begin to look in the same cell."""
+    machine = PadMachine(never)
+    machine.set_word(Zone.HOST_AWAY, 1)
+    same_cell = FUNCTION + 16 * Zone.LOST_CELLS
+    calls = {FUNCTION: 3, same_cell: 2, FUNCTION + 16: 4}
+    for ip in calls:
+        machine.plant(ip)
+    for ip in (ip for number in range(4) for ip, count in calls.items() if number < count):
+        before = machine.scramble(13)
+        machine.run(ip, ip + 5)
+        assert machine.registers() == before | {"ip": ip + 5}
+    assert machine.lost() == calls
+    assert machine.word(Zone.LOST_ENTRIES) == sum(calls.values())
+
+
+def test_a_loss_that_has_no_cell_is_in_the_sum() -> None:
+    machine = PadMachine(never)
+    machine.set_word(Zone.HOST_AWAY, 1)
+    at = machine.zone.physical_of(machine.zone.word(Zone.LOST))
+    full = b"\x01\x00\x00\x81\x02\x00\x00\x00" * Zone.LOST_CELLS
+    machine.ram.write_physical(at, full)
+    before = machine.scramble(14)
+    machine.run(FUNCTION, BEHIND)
+    assert machine.registers() == before | {"ip": BEHIND}
+    assert machine.ram.read_physical(at, len(full)) == full
+    assert machine.word(Zone.LOST_ENTRIES) == 1
+
+
+def test_a_late_answer_gets_to_nobody() -> None:
+    """The host has begun, and its pad has left; the slot is used by another hit, whose answer is its own."""
+    answers: list[bool] = []
+
+    def answer(machine: PadMachine, posted: Posted) -> None:
+        if machine.word(Zone.BOUND_TSC) == 1:
+            return
+        first = machine.posted[0]
+        assert (posted.slot, posted.use) == (first.slot, first.use + 1)
+        answers.append(machine.slots.may_answer(first.slot, first.use))
+        answers.append(machine.slots.may_answer(posted.slot, posted.use))
+        machine.slots.write_registers(posted.slot, {"ax": 77})
+        machine.slots.go_on(posted.slot)
+
+    machine = PadMachine(answer)
+    machine.set_word(Zone.BOUND_TSC, 1)
+    machine.scramble(15)
+    machine.run(FUNCTION, BEHIND)
+    assert machine.lost() == {FUNCTION: 1}
+    first = machine.posted[0]
+    assert not machine.slots.may_answer(first.slot, first.use)
+    machine.set_word(Zone.BOUND_TSC, 1 << 60)
+    machine.set_word(Zone.HOST_AWAY, 0)
+    before = machine.scramble(16)
+    machine.run(FUNCTION, BEHIND)
+    assert answers == [False, True]
+    assert machine.registers() == before | {"ip": BEHIND, "ax": 77}
+    assert machine.lost() == {FUNCTION: 1}
+
+
+@pytest.mark.parametrize("kind", [Kind.ENTRY, Kind.EXIT])
+def test_a_pad_waits_for_an_answer_that_is_being_written(kind: Kind) -> None:
+    """Its patience was at an end; the call is not lost."""
+
+    def answer(machine: PadMachine, posted: Posted) -> None:
+        if len(machine.posted) == 1:
+            assert machine.slots.may_answer(posted.slot, posted.use)
+        left = machine.slots._words[machine.slots._first_word + posted.slot * SLOT_BYTES // 8 + Field.LEFT // 8]
+        if left == posted.use:
+            machine.slots.go_on(posted.slot)
+
+    machine = PadMachine(answer)
+    machine.set_word(Zone.BOUND_TSC, 1)
+    before = machine.scramble(17)
+    if kind is Kind.ENTRY:
+        machine.run(FUNCTION, BEHIND)
+        assert machine.registers() == before | {"ip": BEHIND}
+    else:
+        stub = machine.returns.hook(CALLER, CALLER, before["sp"], 1)
+        machine.uc.mem_write(before["sp"], stub.to_bytes(8, "little"))
+        machine.run(BEHIND, CALLER)
+        assert machine.registers() == before | {"ip": CALLER, "sp": before["sp"] + 8}
+    assert {posted.kind for posted in machine.posted} == {kind}
+    assert (machine.word(Zone.LOST_ENTRIES), machine.word(Zone.LOST_EXITS), machine.word(Zone.HOST_AWAY)) == (0, 0, 0)
+
+
 def test_a_slot_is_not_taken_from_a_pad_that_has_left() -> None:
     machine = PadMachine(never)
     unclaimed(machine)
@@ -231,8 +316,8 @@ def test_pads_touch_no_fpu_register_and_leave_interrupts_alone() -> None:
     insns = list(decoder.disasm(machine.pads.code, machine.zone.code))
     assert sum(insn.size for insn in insns) == len(machine.pads.code)
     assert {insn.mnemonic for insn in insns} <= {
-        "mov", "lea", "push", "pop", "pushfq", "popfq", "add", "sub", "and", "or", "xor", "cmp", "shl", "inc", "dec",
-        "lock cmpxchg", "lock inc", "lock xadd", "lock or", "jmp", "je", "jne", "jb", "jae", "call", "ret", "rdtsc",
+        "mov", "lea", "push", "pop", "pushfq", "popfq", "add", "sub", "and", "or", "xor", "cmp", "shl", "shr", "inc",
+        "dec", "lock cmpxchg", "lock inc", "lock or", "jmp", "je", "jne", "jb", "jae", "call", "ret", "rdtsc",
         "pause", "out",
     }  # fmt: skip
     assert not [insn for insn in insns if "mm" in insn.op_str or "st(" in insn.op_str]
