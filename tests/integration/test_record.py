@@ -328,19 +328,3 @@ def test_a_boot_is_recorded() -> None:
     assert calls["entry", "do_one_initcall"] == calls["exit", "do_one_initcall"] == told[0] - told[1] > 400
     probe = tracer.probe
     assert (probe.hits, probe.nmissed, probe.lost) == (sum(what == "entry" for what, _ in calls.elements()), 0, 0)
-
-
-@pytest.mark.slow
-def test_ten_million_records(guest: Callable[..., Kernel]) -> None:
-    """Every call of ten million, from both CPUs at once, while all functions of the scheduler are recorded as well."""
-    k = guest(kernel="6.1", smp=2, dispatch="trampoline")
-    function = k.records.ftrace_location(k.address("__x64_sys_personality"))
-    others = [location.ip for location in k.records.records if "sched" in location.name]
-    counted = k.record([function], lambda batch: None, ordered=False)
-    beside = k.record(others, lambda batch: None, ordered=False)
-    run(k, "workload threads 4 2500000", timeout_sec=3000)
-    for probe in (counted, beside):
-        k.stop_recording(probe)
-    assert counted.hits + counted.nmissed + counted.lost == 10_000_000
-    assert counted.exits + counted.lost_exits == counted.hits
-    assert sum(beside.losses.values()) == beside.lost
