@@ -31,6 +31,7 @@ check: deps  ## ruff, ruff format, mypy --strict, unit tests (1 min)
 bench: deps  ## cost of a hit by way, as ratios within one run; boots, symbols, types (9 min)
 	$(PY) -m tests.bench
 	$(PY) -m tests.bench.recording
+	$(PY) -m tests.bench.planted
 
 clean:  ## remove .venv and build products; keeps the download cache
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
