@@ -18,15 +18,17 @@ from fprobe_gdb.errors import ImageError
 from fprobe_gdb.kernel.image import NONSENSE
 from fprobe_gdb.kernel.sites import ENDBR_BYTES
 
-__all__ = ["ModuleFile", "ModuleFunction"]
+__all__ = ["INIT_TEXT", "ModuleFile", "ModuleFunction"]
 
 _EXECUTABLE = 4
-_GONE = (".init.text", ".exit.text")
+#: Where functions are that are freed when the module is initialised.
+INIT_TEXT = ".init.text"
+_GONE = ".exit.text"
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleFunction:
-    """A function with a fentry call, in code that stays when the module is loaded."""
+    """A function with a fentry call."""
 
     name: str
     module: str

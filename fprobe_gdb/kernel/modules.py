@@ -69,7 +69,7 @@ class GuestModule:
     head: ModuleHead
     #: In the module's own order, which decides which of several names of an address ftrace knows.
     symbols: SymbolTable
-    #: All fentry sites in :attr:`ModuleHead.text`, ascending, those of overridden weak functions too.
+    #: All fentry sites in :attr:`ModuleHead.text` and ``init_text``, ascending, those of overridden weak functions too.
     ips: tuple[int, ...]
     #: Those that belong to a function, in the kernel's order.
     locations: tuple[Location, ...]
@@ -83,6 +83,14 @@ class GuestModule:
     def text(self) -> range:
         """Its code."""
         return self.head.text
+
+    def initialised(self) -> GuestModule:
+        """The same without what is freed when the init function has returned."""
+        init = self.head.init_text
+        symbols = SymbolTable([symbol for symbol in self.symbols if symbol.addr not in init], self.symbols.source)
+        ips = tuple(ip for ip in self.ips if ip not in init)
+        locations = tuple(location for location in self.locations if location.ip not in init)
+        return GuestModule(self.head._replace(init_text=range(0)), symbols, ips, locations)
 
     def holds(self, addr: int) -> bool:
         """Whether an address is in its code."""
@@ -140,7 +148,7 @@ class ModuleReader:
         module = self._struct(addr)
         head = self._head(addr, module)
         symbols = SymbolTable(tuple(self._kallsyms(head)), f"kallsyms of the module {head.name}")
-        ips = tuple(sorted({ip for ip in self._callsites(head, module) if ip in head.text}))
+        ips = tuple(sorted({ip for ip in self._callsites(head, module) if ip in head.text or ip in head.init_text}))
         locations = []
         for ip in ips:
             found = symbols.lookup(ip)

@@ -1,16 +1,18 @@
 """Loads and unloads of modules, while something is probed in one or waits for one.
 
-Two functions of the guest are listened to: ``do_init_module``, which calls a module's init function when all else of
-it is in place, and ``free_module``, which every module passes whose ``do_init_module`` was entered, be it unloaded or
-did its init function fail (kernel/module/main.c of 6.1 and 6.12; kernel/module.c before). Both take the ``struct
-module``, and both have a location of their own, since neither is inlined. The code of a module that is being freed does
-not run any more, so its sites can go.
+Three functions of the guest are listened to: ``do_init_module``, which calls a module's init function when all else of
+it is in place; ``trim_init_extable``, which it calls when that has returned, before the ``__init`` functions are freed;
+and ``free_module``, which every module passes whose ``do_init_module`` was entered, be it unloaded or did its init
+function fail (kernel/module/main.c of 6.1 and 6.12; kernel/module.c before). All take the ``struct module``, and all
+have a location of their own, since none is inlined. Code that is being freed does not run any more, so its sites can
+go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.errors import ModuleError
@@ -21,19 +23,35 @@ from fprobe_gdb.session.modules import GuestModules
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.selection import Selection
 
-__all__ = ["ModuleChange", "ModuleWatch"]
+__all__ = ["ModuleChange", "ModuleStep", "ModuleWatch"]
 
-LOAD, FREE = "do_init_module", "free_module"
+LOAD, TRIM, FREE = "do_init_module", "trim_init_extable", "free_module"
+
+
+class ModuleStep(Enum):
+    """What happens to a module."""
+
+    #: It is about to be initialised.
+    LOADED = "loaded"
+    #: Its init function has returned, and its ``__init`` functions, some of which were probed, are about to be freed.
+    INITIALISED = "initialised"
+    #: It is about to be freed.
+    UNLOADED = "unloaded"
 
 
 @dataclass(frozen=True, slots=True)
 class ModuleChange:
-    """A module is about to be initialised, or to be freed."""
+    """A step in the life of a module."""
 
     module: GuestModule
-    loaded: bool
+    step: ModuleStep
     #: Functions of it that are probed from now on, or have been until now.
     sites: tuple[int, ...]
+
+    @property
+    def loaded(self) -> bool:
+        """Whether probes were added, not removed."""
+        return self.step is ModuleStep.LOADED
 
 
 class ModuleWatch:
@@ -52,6 +70,7 @@ class ModuleWatch:
         self.on_change: Callable[[ModuleChange], None] | None = None
         self._waiting: list[tuple[Fprobe, Selection]] = []
         self._load_ip, self._free_ip = _location(records, LOAD), _location(records, FREE)
+        self._trim_ip = _location(records, TRIM)
         # Whether something is probed in a module, as of this count of changes.
         self._in_modules = (-1, False)
 
@@ -75,7 +94,8 @@ class ModuleWatch:
         if self._load_ip is None or self._free_ip is None or not wanted:
             self._modules.watched = False
             return {}
-        return {self._load_ip: self._loaded, self._free_ip: self._freed}
+        listeners = {self._load_ip: self._loaded, self._free_ip: self._freed}
+        return listeners if self._trim_ip is None else {**listeners, self._trim_ip: self._initialised}
 
     @property
     def _waits(self) -> bool:
@@ -96,14 +116,23 @@ class ModuleWatch:
         for fprobe, selection in self._waiting:
             if self._core.is_growing(fprobe):
                 ips = selection.of(module)
+                if self._trim_ip is None:
+                    # Nobody would tell when they go.
+                    ips -= {ip for ip in ips if ip in module.head.init_text}
                 self._core.grow(fprobe, ips)
                 sites |= ips
-        self._tell(ModuleChange(module, True, tuple(sorted(sites))))
+        self._tell(ModuleChange(module, ModuleStep.LOADED, tuple(sorted(sites))))
+
+    def _initialised(self, state: CpuState) -> None:
+        module = self._modules.init_returned(state.registers["di"])
+        if module is not None and (gone := self._core.module_gone(module.head.init_text)):
+            self._tell(ModuleChange(module, ModuleStep.INITIALISED, tuple(sorted(gone))))
 
     def _freed(self, state: CpuState) -> None:
         module = self._modules.gone(state.registers["di"])
         if module is not None:
-            self._tell(ModuleChange(module, False, tuple(sorted(self._core.module_gone(module.text)))))
+            gone = [*self._core.module_gone(module.text), *self._core.module_gone(module.head.init_text)]
+            self._tell(ModuleChange(module, ModuleStep.UNLOADED, tuple(sorted(gone))))
 
     def _tell(self, change: ModuleChange) -> None:
         if self.on_change:

@@ -130,6 +130,20 @@ class GuestModules:
         self._seen_epoch = None
         return next((module for module in self.all() if module.head.addr == addr), None)
 
+    def init_returned(self, addr: int) -> GuestModule | None:
+        """A module's ``.init.text`` is about to be freed. Returns what it was.
+
+        :param addr: of its ``struct module``.
+        """
+        found = next((module for module in self._modules if module.head.addr == addr), None)
+        if found is not None:
+            left = found.initialised()
+            self._modules = tuple(left if module is found else module for module in self._modules)
+            for known in (self._btfs, self._orcs):
+                if found.head in known:
+                    known[left.head] = known.pop(found.head)  # type: ignore[assignment]
+        return found
+
     def gone(self, addr: int) -> GuestModule | None:
         """A module's memory is about to be freed. Returns what it was.
 

@@ -261,8 +261,8 @@ class Tracer:
             self._names |= {ip: self._k.records.name_at(ip) for ip in change.sites}
             if self._judge:
                 self._judge.extend({ip: self._scope_at(ip) for ip in change.sites})
-        done, now = ("loaded", "") if change.loaded else ("unloaded", " no longer")
-        line = f"{change.module.name} {done}, {len(change.sites)} functions{now} probed"
+        now = "" if change.loaded else " no longer"
+        line = f"{change.module.name} {change.step.value}, {len(change.sites)} functions{now} probed"
         self._sink.write(ConsoleEvent(line, self._k.time_ns, "module"))
 
     def _scope_at(self, ip: int) -> Scope:

@@ -10,9 +10,9 @@ import pytest
 import images
 from fprobe_gdb import Fprobe, Kernel
 from fprobe_gdb.errors import InvalidProbe
-from fprobe_gdb.kernel.module_file import ModuleFile
+from fprobe_gdb.kernel.module_file import INIT_TEXT, ModuleFile
 from fprobe_gdb.probe.regs import PtRegs
-from fprobe_gdb.session.module_watch import ModuleChange
+from fprobe_gdb.session.module_watch import ModuleChange, ModuleStep
 from images.modules import module_bytes, module_paths
 from tests.integration.conftest import CATALOG
 from tests.integration.guest_tracer import TRACING
@@ -54,7 +54,8 @@ def test_symbols_and_locations_are_those_of_the_guest(k: Kernel) -> None:
         functions = ModuleFile.read(module.name, module_bytes(there[module.name])).functions
         in_file = [(one.name, module.text.start + one.offset) for one in functions if one.section == ".text"]
         assert in_file == [(one.name, one.ip) for one in module.locations if (one.name, one.ip) in set(in_file)]
-        assert sorted(one.name for one in functions) == sorted(one.name for one in module.locations)
+        stays = sorted(one.name for one in functions if one.section != INIT_TEXT)
+        assert stays == sorted(one.name for one in module.locations)
     # Reading it takes the kernel longer than all the rest.
     lines = k.shell(
         f"cat {TRACING}/available_filter_functions > /tmp/f; grep -v __ftrace_invalid /tmp/f | grep -n '\\['"
@@ -107,6 +108,38 @@ def test_loads_and_unloads_while_probes_wait(k: Kernel) -> None:
     k.unregister_fprobe(fp)
     k.shell("modprobe dummy")
     assert len(changes) == 4
+
+
+@pytest.mark.parametrize(("kernel", "way"), [("6.1", {"dispatch": "trampoline"}), ("6.12", {})])
+def test_init_functions_are_probed_until_they_are_freed(guest: Guest, kernel: str, way: dict[str, str]) -> None:
+    k = guest(kernel=kernel, modules=MODULES, **way)
+    changes: list[ModuleChange] = []
+    k.on_module = changes.append
+    calls: list[str] = []
+    fp = Fprobe(
+        lambda fp, ip, *_: calls.append(k.records.name_at(ip)),
+        lambda fp, ip, ret_ip, regs, data: calls.append(f"/{k.records.name_at(ip)} {k.retval(regs, ip)}"),
+    )
+    k.register_fprobe_mod(fp, "dummy_init_module [dummy]", "dummy_setup [dummy]")
+    inside = ["dummy_init_module [dummy]", "dummy_setup [dummy]", "/dummy_setup [dummy] None"]
+    for _ in range(2):
+        assert k.shell("modprobe dummy").status == 0
+        assert calls == [*inside, "/dummy_init_module [dummy] 0"]
+        calls.clear()
+        assert [(one.step, len(one.sites)) for one in changes] == [
+            (ModuleStep.LOADED, 2),
+            (ModuleStep.INITIALISED, 1),
+        ]
+        # What was its code is not the module's any more, for us as for the guest.
+        assert [k.records.name_at(ip) for ip in k.locations(fp)] == ["dummy_setup [dummy]"]
+        assert k.shell("grep -c 'dummy_init_module' /proc/kallsyms; true").text == "0\n"
+        assert not k.records.addresses("dummy_init_module")
+        k.shell("rmmod dummy")
+        changes.clear()
+    assert (fp.hits, fp.exits, fp.nmissed, fp.lost) == (4, 4, 0, 0)
+    assert not k.calls_in_flight
+    k.unregister_fprobe(fp)
+    k.on_module = None
 
 
 def test_an_init_function_that_fails_leaves_no_probe_behind(k: Kernel) -> None:

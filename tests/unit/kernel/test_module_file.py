@@ -48,6 +48,7 @@ def test_functions_and_types() -> None:
     assert module.functions == (
         ModuleFunction("xmit", "dummy", ".text", 0x14),
         ModuleFunction("setup", "dummy", ".text", 0x40),
+        ModuleFunction("gone", "dummy", ".init.text", 0),
     )
     assert module.btf == b"types"
 

@@ -26,6 +26,9 @@ def head(number: int, state: str = LIVE, name: str = "") -> ModuleHead:
 def module(head: ModuleHead) -> GuestModule:
     symbols = SymbolTable([Symbol(f"{head.name}_{what}", head.text.start + 0x100 * i, "t", head.name)
                            for i, what in enumerate(("xmit", "setup"))])  # fmt: skip
+    if head.init_text:
+        init = Symbol(f"{head.name}_init", head.init_text.start, "t", head.name)
+        symbols = SymbolTable([*symbols, init])
     sites = [Location(symbol.addr, symbol.name, symbol.addr, SiteKind.FENTRY_NOP, head.name) for symbol in symbols]
     return GuestModule(head, symbols, tuple(site.ip for site in sites), tuple(sites))
 
@@ -147,6 +150,23 @@ def test_code_of_an_init_function_belongs_to_it_while_it_is_there() -> None:
     guest.reader.found = [head(1)]
     assert guest.modules.at(INIT + 0x10) is None
     assert guest.modules.at(TEXT + 0x10000)
+
+
+def test_init_functions_are_there_until_they_are_freed() -> None:
+    guest = Guest(head(1, COMING))
+    guest.modules.watched = True
+    coming = guest.modules.init_entered(head(1).addr)
+    assert coming is not None
+    assert coming.ips[-1] == INIT
+    assert coming.holds(INIT)
+    assert guest.modules.init_returned(head(1).addr) is coming
+    (left,) = guest.modules.all()
+    assert (left.ips, left.locations) == (coming.ips[:-1], coming.locations[:-1])
+    assert not left.symbols.addresses("m1_init")
+    assert not left.holds(INIT)
+    # Its memory may be anybody's now.
+    assert guest.modules.at(INIT) is None
+    assert guest.modules.init_returned(head(2).addr) is None
 
 
 def test_unreadable_memory() -> None:
