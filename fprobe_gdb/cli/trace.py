@@ -25,7 +25,7 @@ from fprobe_gdb.session.command_gate import start_at_gate
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.options import BootOptions
-from fprobe_gdb.session.pad_questions import asked_by, task_fields
+from fprobe_gdb.session.pad_questions import asked_by, guest_facts
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.tracer import Tracer
@@ -204,7 +204,7 @@ def _recorder(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None
         max_hits=request.max_hits,
         quiet=request.quiet,
         block=request.block,
-        asked=asked_by(judge, task_fields(k.knowledge), k.tsc_khz) if judge else None,
+        asked=asked_by(judge, guest_facts(k)) if judge else None,
     )
 
 

@@ -70,6 +70,7 @@ from fprobe_gdb.session.live_stacks import LiveStacks
 from fprobe_gdb.session.module_watch import ModuleChange, ModuleWatch
 from fprobe_gdb.session.modules import GuestModules
 from fprobe_gdb.session.options import BootOptions
+from fprobe_gdb.session.pad_window import map_window
 from fprobe_gdb.session.passing_cpus import PassingCpus
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.selection import Selection
@@ -551,6 +552,15 @@ class Kernel(GuestView):
         """The same for a guest that never came to measure it, by the host's clock."""
         assert isinstance(self._dispatch, TrampolineDispatch)
         return self._dispatch.estimated_times(oldest_tsc, newest_tsc)
+
+    def open_window(self) -> bool:
+        """Let recording pads follow pointers. Returns whether they can. The guest is stopped.
+
+        :raise ZoneError: without trampolines.
+        """
+        if isinstance(self.machine, Machine):
+            map_window(self._recording_dispatch, self.symbols)
+        return self._recording_dispatch.recorder.reaches_memory
 
     @property
     def _recording_dispatch(self) -> TrampolineDispatch:

@@ -1,6 +1,8 @@
 """From typed expressions to what pads can evaluate: names become registers and places, types become sizes. Pure.
 
-What comes out means the same as the closures of :mod:`fprobe_gdb.expr.compile`, for every call, faults too.
+What comes out means the same as the closures of :mod:`fprobe_gdb.expr.compile`, for every call, faults too. But text is
+only read up to the first difference, and where the kernel has all memory mapped, a page that it has taken out of there
+(KFENCE) is read all the same.
 """
 
 from __future__ import annotations
@@ -35,12 +37,13 @@ from fprobe_gdb.expr.typed import Typed
 from fprobe_gdb.kernel.btf import FuncProto
 from fprobe_gdb.kernel.values import argument_places
 from fprobe_gdb.registers import ARGUMENT_REGISTERS, MASK64
-from fprobe_gdb.session import lowering_text
+from fprobe_gdb.session import lowering_places, lowering_text
 
-__all__ = ["Lowering", "TaskFields"]
+__all__ = ["GuestFacts", "Lowering", "TaskFields"]
 
 _WORD_BITS = 64
 _WORD_BYTES = 8
+_COMM_BYTES = 16
 _ERR_POINTERS = (1 << _WORD_BITS) - 4095
 _PRESERVED = ("bx", "bp", "r12", "r13", "r14", "r15")
 
@@ -55,18 +58,29 @@ class TaskFields:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestFacts:
+    """What pads know of a guest.
+
+    :param task: None for a kernel without types.
+    :param tsc_khz: how fast the time stamp counter runs; 0 for unknown.
+    :param reaches_memory: pads can follow pointers.
+    """
+
+    task: TaskFields | None
+    tsc_khz: int
+    reaches_memory: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Lowering:
     """One function's end of a call.
 
     :param ip: the function's location.
-    :param task: None for a kernel without types.
-    :param tsc_khz: how fast the time stamp counter runs.
     """
 
     scope: Scope
     ip: int
-    task: TaskFields | None
-    tsc_khz: int
+    facts: GuestFacts
 
     def number(self, node: Typed) -> PadExpr:
         """A node of an int or pointer kind.
@@ -83,13 +97,13 @@ class Lowering:
             case typed.Register(name=name):
                 return self._register(name)
             case typed.Argument(name=name):
-                return _as_kind(self._argument(name), node.kind)
+                return lowering_places.as_kind(self._argument(name), node.kind)
             case typed.RetVal():
-                return _as_kind(Left("ax"), node.kind)
+                return lowering_places.as_kind(Left("ax"), node.kind)
             case typed.Running():
                 return Task()
             case typed.Convert(operand=operand):
-                return _cut(self.number(operand), node.kind)
+                return lowering_places.cut(self.number(operand), node.kind)
             case typed.Cast(base=base):
                 return self._cast(self.number(base), node.kind)
             case typed.Moved(base=base, count=count, sign=sign, size_bytes=size_bytes):
@@ -98,15 +112,19 @@ class Lowering:
             case typed.Arithmetic():
                 return self._arithmetic(node)
             case typed.MemberPlace() | typed.Element() | typed.Deref():
-                raise NotCompiled("it follows pointers")
+                return lowering_places.load(node, self.number, self._follow)
         return self._condition(node)
+
+    def _follow(self) -> None:
+        if not self.facts.reaches_memory:
+            raise NotCompiled("it follows pointers, and memory has no window for pads in this guest")
 
     def _condition(self, node: Typed) -> PadExpr:
         match node:
             case typed.Compare(left=Typed(kind=TextKind())) | typed.AnyOf(operand=Typed(kind=TextKind())):
-                return lowering_text.test(node, self.scope, self.task.comm if self.task else None)
+                return lowering_text.test(node, self._subject)
             case typed.Glob() | typed.StartsWith():
-                return lowering_text.test(node, self.scope, self.task.comm if self.task else None)
+                return lowering_text.test(node, self._subject)
             case typed.Compare(operator=operator, left=left, right=right):
                 # All other numbers are within the range of 64-bit signed ones.
                 signed = not (_fills_word(left.kind) or _fills_word(right.kind))
@@ -126,20 +144,36 @@ class Lowering:
 
     # Section: what a call has
 
+    def _subject(self, node: Typed) -> lowering_text.Subject:
+        match node:
+            case typed.Const(value=str(text)):
+                return lowering_text.Known(text)
+            case typed.Field(name="func"):
+                return lowering_text.Known(self.scope.func)
+            case typed.Field(name="comm") if self.facts.task is not None:
+                return lowering_text.Stored(Task(), self.facts.task.comm, _COMM_BYTES, kept=True)
+            case typed.Field(name=name):
+                raise NotCompiled(f"{name} is text that the kernel's symbols or types have to tell")
+            case typed.StringOf(base=base, max_bytes=max_bytes):
+                self._follow()
+                start, offset = lowering_places.text_at(base, self.number)
+                return lowering_text.Stored(start, offset, lowering_places.text_limit(base, max_bytes), kept=False)
+        raise NotCompiled("which text is compared depends on the call")
+
     def _field(self, name: str) -> PadExpr:
         match name:
             case "pid" | "tgid":
-                if self.task is None:
+                if self.facts.task is None:
                     raise NotCompiled("the kernel has no types that tell where its tasks have their numbers")
-                return Extend(Kept(Task(), getattr(self.task, name), 4), 32, True)
+                return Extend(Kept(Task(), getattr(self.facts.task, name), 4), 32, True)
             case "cpu":
                 return Cpu()
             case "caller_ip":
                 return Caller()
             case "duration_ns":
-                if not self.tsc_khz:
+                if not self.facts.tsc_khz:
                     raise NotCompiled("the guest has not measured its time stamp counter")
-                return Duration(self.tsc_khz)
+                return Duration(self.facts.tsc_khz)
         return Imm(self.ip)
 
     def _register(self, name: str) -> PadExpr:
@@ -161,7 +195,7 @@ class Lowering:
     def _cast(self, base: PadExpr, kind: Kind) -> PadExpr:
         if isinstance(kind, IntKind) and kind.is_bool:
             return Not(Not(base))
-        return _cut(base, kind if isinstance(kind, IntKind) else ULONG)
+        return lowering_places.cut(base, kind if isinstance(kind, IntKind) else ULONG)
 
     def _arithmetic(self, node: typed.Arithmetic) -> PadExpr:
         kind = node.kind
@@ -171,7 +205,7 @@ class Lowering:
             # An x86 shifts modulo 64 by itself.
             right = right if kind.bits == _WORD_BITS else Compute("&", right, Imm(kind.bits - 1))
         made = Compute(node.operator, left, right, kind.signed and node.operator in (">>", "/", "%"))
-        return made if node.operator in ("&", "|", "^", ">>", "%") else _cut(made, kind)
+        return made if node.operator in ("&", "|", "^", ">>", "%") else lowering_places.cut(made, kind)
 
 
 # Which register an argument is in, or how far behind the return slot it lies.
@@ -190,20 +224,5 @@ def _argument_place(proto: FuncProto, number: int) -> tuple[str, int]:
     raise NotCompiled("an argument is no number in one register")
 
 
-# Of a register or word that may hold anything above a number of this kind.
-def _as_kind(word: PadExpr, kind: Kind) -> PadExpr:
-    if isinstance(kind, IntKind) and kind.is_bool:
-        return Not(Not(_cut(word, IntKind(kind.bits, False))))
-    return _cut(word, kind)
-
-
 def _fills_word(kind: Kind) -> bool:
     return isinstance(kind, PointerKind) or kind == ULONG
-
-
-def _cut(word: PadExpr, kind: Kind) -> PadExpr:
-    if isinstance(kind, PointerKind) or (isinstance(kind, IntKind) and kind.bits == _WORD_BITS):
-        return word
-    if not isinstance(kind, IntKind):
-        raise NotCompiled(f"{kind} is no number")
-    return Extend(word, kind.bits, kind.signed)

@@ -5,29 +5,27 @@ from __future__ import annotations
 from fprobe_gdb.dispatch.trampoline.pad_expr import AllOf, Asked, PadExpr
 from fprobe_gdb.errors import BtfError, NotCompiled, TypeLookupError
 from fprobe_gdb.expr import Filter
-from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge
-from fprobe_gdb.session.lowering import Lowering, TaskFields
+from fprobe_gdb.session.lowering import GuestFacts, Lowering, TaskFields
 
-__all__ = ["asked_by", "task_fields"]
+__all__ = ["asked_by", "guest_facts"]
 
 # Each has pads of its own, a page holds three of them, and there are some 60 pages.
 _MOST_DIFFERENT = 150
 
 
-def asked_by(judge: Judge, task: TaskFields | None, tsc_khz: int) -> dict[int, Asked]:
+def asked_by(judge: Judge, facts: GuestFacts) -> dict[int, Asked]:
     """What pads ask of each function's calls, by location.
 
-    :param task: see :func:`task_fields`.
-    :param tsc_khz: how fast the guest's time stamp counter runs.
     :raise NotCompiled: they cannot.
     """
     if judge.aggregates:
         raise NotCompiled("--hist and --count-by are added up by handlers")
     asked = {}
     for ip, scope in judge.entries.items():
-        entry = _all(Lowering(scope, ip, task, tsc_khz), ip, [judge.at_entry] if judge.at_entry else [])
-        leave = _all(Lowering(judge.exits[ip], ip, task, tsc_khz), ip, judge.at_exit)
+        entry = _all(Lowering(scope, ip, facts), ip, [judge.at_entry] if judge.at_entry else [])
+        leave = _all(Lowering(judge.exits[ip], ip, facts), ip, judge.at_exit)
         asked[ip] = Asked(entry, leave)
     if (different := len(set(asked.values()))) > _MOST_DIFFERENT:
         raise NotCompiled(f"{different:,} different questions are asked, one for each kind of function")
@@ -39,10 +37,14 @@ def _all(lowering: Lowering, ip: int, filters: list[Filter[int]]) -> PadExpr | N
     return (conditions[0] if len(conditions) == 1 else AllOf(tuple(conditions))) if conditions else None
 
 
-def task_fields(knowledge: KernelKnowledge) -> TaskFields | None:
-    """Where a kernel has what is asked of tasks; None where its types do not tell."""
+def guest_facts(k: Kernel) -> GuestFacts:
+    """What there is to know of a stopped guest with trampolines.
+
+    :raise ZoneError: it has none.
+    """
     try:
-        task = knowledge.btf.struct("task_struct")
+        task = k.knowledge.btf.struct("task_struct")
+        fields = TaskFields(*(task.find_member(name).byte_offset for name in ("comm", "pid", "tgid")))
     except (BtfError, TypeLookupError):
-        return None
-    return TaskFields(*(task.find_member(name).byte_offset for name in ("comm", "pid", "tgid")))
+        return GuestFacts(None, k.tsc_khz, k.open_window())
+    return GuestFacts(fields, k.tsc_khz, k.open_window())

@@ -23,6 +23,7 @@ _ALL_LOW_BYTES = 0xE0000000
 _4_GIB = 1 << 32
 
 # Intel SDM volume 3, 4.5: 4-level paging.
+_HALF = 1 << 47
 _PRESENT = 1
 _HUGE = 1 << 7
 _FRAME = 0x000F_FFFF_FFFF_F000
@@ -52,6 +53,16 @@ class GuestRam:
         self.find: Callable[[bytes, int, int], int] = ram.find
         self._size_bytes = len(ram)
         self._low_bytes = low_bytes or (len(ram) if len(ram) < _ALL_LOW_BYTES else LOW_RAM_BYTES)
+
+    @property
+    def low_bytes(self) -> int:
+        """RAM from physical address 0 on."""
+        return self._low_bytes
+
+    @property
+    def high_bytes(self) -> int:
+        """RAM from 4 GiB on."""
+        return self._size_bytes - self._low_bytes
 
     def close(self) -> None:
         """Let go of the memory. Nothing can be read afterwards."""
@@ -203,5 +214,6 @@ def _words_with(upper: bytes, data: bytes) -> set[int]:
 
 
 def _check(addr: int, size_bytes: int) -> None:
-    if not 0 <= addr <= MASK64 or size_bytes < 0 or addr + size_bytes > MASK64 + 1:
+    # Canonical addresses only: the page tables have no entries for others, but would be found some.
+    if not (0 <= addr < _HALF or -_HALF <= addr - (MASK64 + 1) < 0) or not 0 <= size_bytes <= MASK64 + 1 - addr:
         raise MemoryFault(addr, size_bytes)

@@ -144,6 +144,14 @@ class Asm:
         """``popfq``."""
         self._code += b"\x9d"
 
+    def stc(self) -> None:
+        """``stc``: the carry flag is set."""
+        self._code += b"\xf9"
+
+    def clc(self) -> None:
+        """``clc``: the carry flag is not set."""
+        self._code += b"\xf8"
+
     def mov_from_cr3(self, to: str) -> None:
         """``mov r64, cr3``; ``ax`` to ``di`` only."""
         self._code += b"\x0f\x20" + bytes([0xC0 | 3 << 3 | _NUMBERS[to]])
@@ -197,6 +205,10 @@ class Asm:
     def cmp_imm(self, left: str, value: int) -> None:
         """``cmp r64, imm32``, sign-extended."""
         self._registers(b"\x81", 7, left, wide=True, imm=_signed32(value))
+
+    def testl_imm(self, left: str, value: int) -> None:
+        """``test r32, imm32``."""
+        self._registers(b"\xf7", 0, left, wide=False, imm=_unsigned32(value))
 
     def cmpl_imm(self, left: str | Mem, value: int) -> None:
         """``cmp r32, imm32`` or ``cmp m32, imm32``."""
@@ -334,6 +346,10 @@ class Asm:
     def pause(self) -> None:
         """``pause``: under TCG with one thread the next vCPU runs."""
         self._code += b"\xf3\x90"
+
+    def data(self, data: bytes) -> None:
+        """Bytes that are no instructions."""
+        self._code += data
 
     def pad_to(self, addr: int) -> None:
         """``int3`` up to an address."""

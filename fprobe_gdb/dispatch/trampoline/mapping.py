@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
 from fprobe_gdb.errors import ZoneError
 
-__all__ = ["DIRECTORY_ENTRIES", "IMAGE_BASE", "place_zone", "read_directory", "zone_entries"]
+__all__ = ["DIRECTORY_ENTRIES", "IMAGE_BASE", "place_zone", "read_directory", "read_table", "zone_entries"]
 
 #: ``__START_KERNEL_map``: the directory's first entry maps this address.
 IMAGE_BASE = 0xFFFFFFFF80000000
@@ -39,13 +39,21 @@ def read_directory(cr3: int, read_physical: ReadPhysical) -> tuple[int, list[int
 
     :raise ZoneError: when there is none.
     """
+    return read_table(cr3, IMAGE_BASE, 2, read_physical)
+
+
+def read_table(cr3: int, addr: int, level: int, read_physical: ReadPhysical) -> tuple[int, list[int]]:
+    """Find the page table for an address so many steps below the root: its physical address and its entries.
+
+    :raise ZoneError: when there is none.
+    """
     table = cr3 & _FRAME
-    for shift in (39, 30):
-        place = table + (IMAGE_BASE >> shift & 511) * 8
+    for shift in (39, 30)[:level]:
+        place = table + (addr >> shift & 511) * 8
         entry = int.from_bytes(read_physical(place, 8), "little")
         if not entry & _PRESENT or entry & _HUGE:
             raise ZoneError(
-                f"cr3 {cr3:#x} leads to no page-middle directory for {IMAGE_BASE:#x}: the kernel has not set its page "
+                f"cr3 {cr3:#x} leads to no page-middle directory for {addr:#x}: the kernel has not set its page "
                 "tables up yet, or pages in five levels (start QEMU without la57)"
             )
         table = entry & _FRAME

@@ -31,8 +31,10 @@ __all__ = [
     "Not",
     "OneOf",
     "PadExpr",
+    "Peek",
     "StartsWith",
     "Task",
+    "Within",
     "walk",
 ]
 
@@ -108,7 +110,27 @@ class Kept(PadExpr):
     size_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Peek(PadExpr):
+    """A number in memory, extended with zeros; none where that is not mapped.
+
+    :param size_bytes: 1, 2, 4 or 8.
+    """
+
+    base: PadExpr
+    offset: int
+    size_bytes: int
+
+
 # Section: what is computed
+
+
+@dataclass(frozen=True, slots=True)
+class Within(PadExpr):
+    """A number, if it is from 0 to below a count, or without a count not negative; else it is none."""
+
+    operand: PadExpr
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +175,15 @@ class OneOf(PadExpr):
 
 @dataclass(frozen=True, slots=True)
 class StartsWith(PadExpr):
-    """Whether memory that is always there begins with these bytes: 1 or 0."""
+    """Whether memory begins with these bytes: 1 or 0; neither where it is not mapped up to the first difference.
+
+    :param kept: it is always mapped.
+    """
 
     base: PadExpr
     offset: int
     data: bytes
+    kept: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,18 @@
 A value is made in ax; ``r11`` has the other operand. What has to wait for an operand is kept in words at the stack
 pointer, which stays where it is, so that a question can be given up at any place. Clobbers ax, dx, r10 and r11.
 
-Nothing here can fault: memory is read only where it is known to be there, and divisors are looked at before.
+Nothing here can fault: memory is read where it is known to be there, or through the window of
+:mod:`~fprobe_gdb.dispatch.trampoline.peek_code`; and divisors are looked at before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
-from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at, gs
+from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at, gs, rip
 from fprobe_gdb.dispatch.trampoline.pad_expr import (
     AllOf,
     AnyOf,
@@ -32,9 +33,12 @@ from fprobe_gdb.dispatch.trampoline.pad_expr import (
     Not,
     OneOf,
     PadExpr,
+    Peek,
     StartsWith,
     Task,
+    Within,
 )
+from fprobe_gdb.dispatch.trampoline.peek_code import Peeks, load
 from fprobe_gdb.dispatch.trampoline.zone import MAX_NODES, NODE_BYTES, STUB_BYTES, Zone
 
 __all__ = ["ExprCode", "Seat"]
@@ -59,6 +63,7 @@ class Seat:
     :param left: registers at the return.
     :param frame_is: the return slot itself; or ``frame_in``, where its address is.
     :param entered_tsc: where the counter's value at the entry is, and ``left_tsc`` that at the return.
+    :param peeks: what reads any memory; None where nothing can.
     """
 
     zone: Zone
@@ -71,11 +76,12 @@ class Seat:
     frame_in: Mem | None = None
     entered_tsc: Mem | None = None
     left_tsc: str | None = None
+    peeks: Peeks | None = None
 
 
 @dataclass(slots=True)
 class ExprCode:
-    """Code for expressions, behind each other.
+    """Code for expressions, behind each other; and at last :meth:`finish`, where control does not come by itself.
 
     :param scope: what its labels begin with.
     :param fault: the label to jump to when there is no value.
@@ -89,6 +95,13 @@ class ExprCode:
     most_kept: int = 0
     _kept: int = 0
     _labels: count[int] = field(default_factory=count)
+    _aside: list[Callable[[], None]] = field(default_factory=list)
+
+    def finish(self) -> None:
+        """What is rarely needed."""
+        for emit in self._aside:
+            emit()
+        self._aside.clear()
 
     def branch(self, node: PadExpr, label: str, when: bool) -> None:
         """Jump to a label when the node is true, or when it is not; else go on behind this."""
@@ -136,8 +149,12 @@ class ExprCode:
             case Duration():
                 self._duration(node)
             case Kept(base, offset, size_bytes):
-                self.value(base)
-                _load(asm, "ax", at("ax", offset), size_bytes)
+                self._address(base, offset)
+                load(asm, "ax", "ax", size_bytes)
+            case Peek():
+                self._peek(node)
+            case Within(operand, count):
+                self._within(operand, count)
             case Extend(operand, bits, signed):
                 self.value(operand)
                 self._extend(bits, signed)
@@ -183,25 +200,99 @@ class ExprCode:
             self.asm.label(found)
 
     def _starts_with(self, node: StartsWith, label: str, when: bool) -> None:
-        asm, differs = self.asm, self._label() if when else label
-        self.value(node.base)
-        begin = 0
-        for size in (8, 4, 1):
-            while begin + size <= len(node.data):
-                piece = int.from_bytes(node.data[begin : begin + size], "little")
-                place = at("ax", node.offset + begin)
-                if size == 8:
-                    asm.mov_imm64("r11", piece)
-                    asm.cmp("r11", place)
-                elif size == 4:
-                    asm.cmpl_imm(place, piece)
-                else:
-                    asm.cmpb_imm(place, piece)
-                asm.jcc("ne", differs)
-                begin += size
+        asm, behind = self.asm, self._label()
+        same, differs = (label, behind) if when else (behind, label)
+        self._address(node.base, node.offset)
+        if not node.data:
+            asm.jmp(same)
+        elif node.kept:
+            asm.mov("r11", "ax")
+            self._same_bytes(node.data, differs)
+        else:
+            aside = self._label()
+            self._see(len(node.data), aside)
+            self._same_bytes(node.data, differs)
+            self._aside.append(lambda: self._peek_same(aside, node.data, same, differs))
         if when:
             asm.jmp(label)
-            asm.label(differs)
+        asm.label(behind)
+
+    # At r11, which is mapped. Clobbers ax.
+    def _same_bytes(self, data: bytes, differs: str) -> None:
+        asm, begin = self.asm, 0
+        for size in (8, 4, 1):
+            while begin + size <= len(data):
+                piece, place = int.from_bytes(data[begin : begin + size], "little"), at("r11", begin)
+                if size == 8:
+                    asm.mov_imm64("ax", piece)
+                    asm.cmp("ax", place)
+                else:
+                    (asm.cmpl_imm if size == 4 else asm.cmpb_imm)(place, piece)
+                asm.jcc("ne", differs)
+                begin += size
+
+    def _peek_same(self, aside: str, data: bytes, same: str, differs: str) -> None:
+        asm, text = self.asm, self.asm.here
+        assert self.seat.peeks is not None
+        asm.data(data)
+        asm.label(aside)
+        asm.lea("dx", rip(text))
+        asm.movl_imm("r10", len(data))
+        asm.call(self.seat.peeks.same)
+        asm.jcc("b", self.fault)
+        asm.cmp_imm("ax", 0)
+        asm.jcc("ne", same)
+        asm.jmp(differs)
+
+    # Section: memory
+
+    def _address(self, base: PadExpr, offset: int) -> None:
+        self.value(base)
+        if offset:
+            self.asm.add_imm("ax", offset)
+
+    def _peek(self, node: Peek) -> None:
+        peeks, aside, done = self.seat.peeks, self._label(), self._label()
+        assert peeks is not None
+        self._address(node.base, node.offset)
+        self._see(node.size_bytes, aside)
+        load(self.asm, "ax", "r11", node.size_bytes)
+        self.asm.label(done)
+
+        def walk() -> None:
+            self.asm.label(aside)
+            self.asm.call(peeks.number[node.size_bytes])
+            self.asm.jcc("b", self.fault)
+            self.asm.jmp(done)
+
+        self._aside.append(walk)
+
+    # Most pointers lead to the kernel's mapping of all memory, where a subtraction is as good as page tables. From ax,
+    # which stays, to where so many bytes are in the window, in r11; aside where that cannot be said.
+    def _see(self, size_bytes: int, aside: str) -> None:
+        asm, peeks = self.asm, self.seat.peeks
+        assert peeks is not None
+        window = peeks.window
+        if not window.direct_map:
+            asm.jmp(aside)
+            return
+        asm.mov_imm64("r10", window.direct_map)
+        asm.mov("r11", "ax")
+        asm.sub("r11", "r10")
+        asm.cmp_imm("r11", min(window.low_bytes, _IMM32 - 1) - size_bytes)
+        asm.jcc("a", aside)
+        asm.mov_imm64("r10", window.base)
+        asm.add("r11", "r10")
+
+    def _within(self, operand: PadExpr, count: int) -> None:
+        self.value(operand)
+        if not count:
+            self.asm.cmp_imm("ax", 0)
+            self.asm.jcc("l", self.fault)
+            return
+        self._fetch(Imm(count), "r11")
+        self.asm.cmp("ax", "r11")
+        self.asm.jcc("ae", self.fault)
 
     # Section: values
 
@@ -360,18 +451,6 @@ class ExprCode:
 
 def _is_at_hand(node: PadExpr) -> bool:
     return isinstance(node, (Imm, Entered, Left))
-
-
-def _load(asm: Asm, to: str, place: Mem, size_bytes: int) -> None:
-    match size_bytes:
-        case 8:
-            asm.mov(to, place)
-        case 4:
-            asm.movl(to, place)
-        case 2:
-            asm.movzwl(to, place)
-        case _:
-            asm.movzbl(to, place)
 
 
 # A word as the sign-extended 32-bit constant that gives it; None where none does.

@@ -36,6 +36,7 @@ from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at, gs, rip
 from fprobe_gdb.dispatch.trampoline.pad_expr import Asked, Entered, PadExpr, walk
 from fprobe_gdb.dispatch.trampoline.pad_expr_code import ExprCode, Seat
 from fprobe_gdb.dispatch.trampoline.pads import DOORBELL_PORT
+from fprobe_gdb.dispatch.trampoline.peek_code import Peeks
 from fprobe_gdb.dispatch.trampoline.record_format import (
     FENTRY_BYTES,
     IP_SHIFT,
@@ -80,12 +81,14 @@ class PadPlace:
 
     :param cpu_number: per-CPU offset of the CPU's number; None on a kernel for one CPU.
     :param text: where kernel text begins, for the counters of losses.
+    :param peeks: what reads all memory; None where nothing can.
     """
 
     zone: Zone
     offsets: PerCpuOffsets
     cpu_number: int | None
     text: int
+    peeks: Peeks | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,8 +306,8 @@ class _Pad:
 
     # Section: questions
 
-    # Returns how many words are on the stack while they are asked; None for no question.
-    def _ask_at_entry(self, scope: str) -> int | None:
+    # Returns what _denied() has to finish; None for no question.
+    def _ask_at_entry(self, scope: str) -> ExprCode | None:
         if self.asked.at_entry is None:
             return None
         registers = {name: name for name in (*ARGUMENT_REGISTERS, *_PRESERVED)}
@@ -319,7 +322,7 @@ class _Pad:
         return self._ask(scope, self.asked.at_entry, seat)
 
     # cx is the counter's value, si the address of the node's words for arguments; both are for _decided(), too.
-    def _ask_at_exit(self, scope: str) -> int | None:
+    def _ask_at_exit(self, scope: str) -> ExprCode | None:
         asm = self.asm
         self._now()
         asm.mov("cx", "ax")
@@ -342,25 +345,28 @@ class _Pad:
 
     def _seat(self, **where: Any) -> Seat:
         place = self.place
-        return Seat(place.zone, place.offsets, place.cpu_number, **where)
+        return Seat(place.zone, place.offsets, place.cpu_number, peeks=place.peeks, **where)
 
-    def _ask(self, scope: str, question: PadExpr, seat: Callable[[int], Seat]) -> int:
+    def _ask(self, scope: str, question: PadExpr, seat: Callable[[int], Seat]) -> ExprCode:
         asm, fault, denied = self.asm, scope + "fault", scope + "denied"
         trial = ExprCode(Asm(asm.here), seat(0), scope + "asked", fault)
         trial.branch(question, denied, False)
         kept_bytes = 8 * trial.most_kept
         if kept_bytes:
             asm.lea("sp", at("sp", -kept_bytes))
-        ExprCode(asm, seat(kept_bytes), scope + "asked", fault).branch(question, denied, False)
+        code = ExprCode(asm, seat(kept_bytes), scope + "asked", fault)
+        code.branch(question, denied, False)
         if kept_bytes:
             asm.lea("sp", at("sp", kept_bytes))
-        return kept_bytes
+        return code
 
     # Where a question leads that is answered by no, or not at all.
-    def _denied(self, scope: str, kept_bytes: int | None, leave: str) -> None:
+    def _denied(self, scope: str, code: ExprCode | None, leave: str) -> None:
         asm = self.asm
-        if kept_bytes is None:
+        if code is None:
             return
+        code.finish()
+        kept_bytes = 8 * code.most_kept
         asm.label(scope + "fault")
         asm.lock_inc(rip(self._probe_word(ProbeWord.FAULTS)))
         asm.label(scope + "denied")

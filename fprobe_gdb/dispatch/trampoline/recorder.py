@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from fprobe_gdb.dispatch.trampoline.assembler import Asm
 from fprobe_gdb.dispatch.trampoline.node_pools import NodePools
 from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
+from fprobe_gdb.dispatch.trampoline.peek_code import peek_code
 from fprobe_gdb.dispatch.trampoline.record_format import ProbeWord, RecordForm, RecordKind, record_bits
 from fprobe_gdb.dispatch.trampoline.record_order import RecordOrder
 from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace, RecordPads, record_pads
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.rings import Rings
+from fprobe_gdb.dispatch.trampoline.window import Window
 from fprobe_gdb.dispatch.trampoline.zone import LOSS_SHIFT, MAX_PROBES, PROBE_BYTES
 from fprobe_gdb.errors import MemoryFault, SiteRecorded, ZoneError
 from fprobe_gdb.target.base import Target, TargetState
@@ -113,6 +115,19 @@ class Recorder:
         self.pools.furnish()
         if self._rings is not None:
             self._rings.furnish()
+
+    def open_window(self, window: Window) -> None:
+        """All memory can be seen there, from now on: pads can follow pointers."""
+        addr = -(-self._code // _PAGE_BYTES) * _PAGE_BYTES
+        code, peeks = peek_code(addr, window)
+        self._ram.write_physical(self._zone.physical_of(addr), code)
+        self._code = addr + len(code)
+        self._place = replace(self._place, peeks=peeks)
+
+    @property
+    def reaches_memory(self) -> bool:
+        """Whether pads can follow pointers."""
+        return self._place.peeks is not None
 
     # Section: what has to be planted
 

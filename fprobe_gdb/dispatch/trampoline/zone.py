@@ -16,6 +16,7 @@ kernel text: nothing here depends on how it got there (:mod:`~fprobe_gdb.dispatc
               JOURNAL         in a guest of others: what whoever finds the zone has to put back (:mod:`.journal`)
               LOST            counters of calls that went on without the host, by location
               FILTER          which addresses the guest may touch without asking
+              WINDOW_TABLES   60 KiB: page tables of the window, one for each GiB of the guest's memory
               NODE_ARGS       384 KiB: the six argument registers of each call that has a node of the pads, where
                               something is asked of them at its return
     losses  4 MiB: a counter for each 16 bytes of kernel text, of calls for which a ring had no room
@@ -45,6 +46,7 @@ __all__ = [
     "SLOTS",
     "SLOT_BYTES",
     "STUB_BYTES",
+    "WINDOW_TABLES",
     "Zone",
 ]
 
@@ -66,6 +68,8 @@ PROBE_BYTES = 64
 #: CPUs that can have a ring, and the words of each.
 MAX_RINGS = 256
 RING_WORDS_BYTES = 64
+#: Tables that map the window onto all memory, each for 1 GiB of it.
+WINDOW_TABLES = 15
 #: No record is longer.
 LONGEST_RECORD_BYTES = 1024
 #: Two functions are never closer than this power of two.
@@ -82,6 +86,7 @@ _NODES_OFFSET = 1 << 18
 _JOURNAL_OFFSET = 5 << 18
 _LOST_OFFSET = 11 << 17
 _FILTER_OFFSET = 3 << 19
+_WINDOW_TABLES_OFFSET = 0x191 << 12
 _NODE_ARGS_OFFSET = 13 << 17
 _LOSSES_BYTES = 2 * HUGE_BYTES
 # A zone that is smaller has no losses by function.
@@ -93,7 +98,8 @@ assert _RINGS_OFFSET + MAX_RINGS * RING_WORDS_BYTES <= _NODES_OFFSET
 assert LONGEST_RECORD_BYTES <= _RING_END_BYTES
 assert _STUBS_OFFSET + MAX_NODES * STUB_BYTES <= _SITE_STUBS_OFFSET
 assert _NODES_OFFSET + MAX_NODES * NODE_BYTES <= _JOURNAL_OFFSET
-assert _FILTER_OFFSET + (1 << 16) < _NODE_ARGS_OFFSET
+assert _FILTER_OFFSET + (1 << 16) < _WINDOW_TABLES_OFFSET
+assert _WINDOW_TABLES_OFFSET + WINDOW_TABLES * 4096 <= _NODE_ARGS_OFFSET
 assert _NODE_ARGS_OFFSET + (MAX_NODES - HOST_NODES) * NODE_ARGS_BYTES <= HUGE_BYTES
 
 
@@ -213,6 +219,11 @@ class Zone:
     def node(self, number: int) -> int:
         """Virtual address of a node."""
         return self.nodes + number * NODE_BYTES
+
+    @property
+    def window_tables(self) -> int:
+        """Virtual address of the tables of the window."""
+        return self.data + _WINDOW_TABLES_OFFSET
 
     @property
     def node_args(self) -> int:

@@ -9,6 +9,8 @@ from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
 from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at
 from fprobe_gdb.dispatch.trampoline.pad_expr import PadExpr
 from fprobe_gdb.dispatch.trampoline.pad_expr_code import ExprCode, Seat
+from fprobe_gdb.dispatch.trampoline.peek_code import peek_code
+from fprobe_gdb.dispatch.trampoline.window import Window
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
 from fprobe_gdb.registers import ARGUMENT_REGISTERS, GENERAL_REGISTERS
 from tests.unit.expr.made_up_hits import Hit
@@ -25,6 +27,11 @@ _TASK_AT, _CPU_AT = 0x100, 0x118
 # What the pad of a return has in memory: arguments, frame, return address, counter value.
 _NODE = 0xFFFF888012000000
 _KEPT = 0xFFFFC90000000000
+# Physical memory, and in it page tables that map the made-up page and nothing else.
+_WINDOW = 0xFFFFFF8000000000
+_RAM_BYTES = 0x10000
+_PAGE, _ROOT = 0x1000, 0x4000
+_PEEKS = _CODE + 0x8000
 _FREE = {"ax", "dx", "r10", "r11", "sp"}
 _ENTERED_TSC = 123_456
 _IDS = {
@@ -34,24 +41,36 @@ _IDS = {
 
 
 class ExprMachine:
-    """At the entry or the return of a :class:`Hit`."""
+    """At the entry or the return of a :class:`Hit`.
 
-    def __init__(self, hit: Hit, *, is_exit: bool) -> None:
+    :param direct_map: where the kernel has mapped all memory; 0 for nowhere.
+    """
+
+    def __init__(self, hit: Hit, *, is_exit: bool, direct_map: int = 0) -> None:
         self._is_exit = is_exit
         self.uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         self.uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
         self.zone = Zone(0, 3 * HUGE_BYTES, _CODE + (1 << 24), _CODE + (1 << 24) + HUGE_BYTES, 1)
         for addr, size_bytes in (
-            (_CODE, _CODE_BYTES), (_PERCPU, 4096), (_NODE, 4096), (_KEPT, 4096), (BASE, SIZE), (Hit.task, 4096)
+            (_CODE, _CODE_BYTES), (_PERCPU, 4096), (_NODE, 4096), (_KEPT - 4096, 8192), (BASE, SIZE), (Hit.task, 4096),
+            (_WINDOW, _RAM_BYTES),
         ):  # fmt: skip
             self.uc.mem_map(addr, size_bytes)
         self.uc.reg_write(x86.UC_X86_REG_GS_BASE, _PERCPU)
+        code, self._peeks = peek_code(_PEEKS, Window(_WINDOW, _RAM_BYTES, 0, direct_map))
+        self.uc.mem_write(_PEEKS, code)
+        self.uc.reg_write(x86.UC_X86_REG_CR3, _ROOT | 3)
+        tables = (_ROOT, 0x5000, 0x6000, 0x7000)
+        for shift, table, entry in zip((39, 30, 21, 12), tables, (*tables[1:], _PAGE), strict=True):
+            place = _WINDOW + table + 8 * (BASE >> shift & 511)
+            self.uc.mem_write(place, (entry | 0x63).to_bytes(8, "little"))
         self.set(hit)
 
     def set(self, hit: Hit) -> None:
         """Another call."""
         uc = self.uc
-        uc.mem_write(BASE, bytes(hit.rig.raw.page))
+        for addr in (BASE, _WINDOW + _PAGE):
+            uc.mem_write(addr, bytes(hit.rig.raw.page))
         for addr, value in (
             (_PERCPU + _TASK_AT, hit.task), (_PERCPU + _CPU_AT, hit.cpu),
             (Hit.task + PID, hit.pid & 0xFFFFFFFF | hit.tgid << 32),
@@ -72,6 +91,7 @@ class ExprMachine:
         code.value(expr)
         asm.label("done")
         asm.jmp("done")
+        code.finish()
         asm.label("fault")
         asm.jmp("fault")
         self.uc.mem_write(_CODE, asm.finish())
@@ -112,8 +132,9 @@ class ExprMachine:
                 ret_addr=ret_addr,
                 entered_tsc=at("di", 0x90),
                 left_tsc="cx",
+                peeks=self._peeks,
             )
         saved = {"dx": at("sp", 0xF00), "ax": at("sp", 0xF08)}
         registers = {name: name for name in (*ARGUMENT_REGISTERS, "bx", "bp", "r12", "r13", "r14", "r15")}
         frame = Mem(disp=_NODE + 0x80 - _PERCPU, gs=True)
-        return Seat(*base, entered=registers | saved, ret_addr=ret_addr, frame_in=frame)
+        return Seat(*base, entered=registers | saved, ret_addr=ret_addr, frame_in=frame, peeks=self._peeks)

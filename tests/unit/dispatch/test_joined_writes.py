@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fprobe_gdb.dispatch.trampoline.joined_writes import joined_writes
@@ -22,6 +22,7 @@ def written(writes: list[tuple[int, bytes]]) -> bytes:
     return bytes(memory)
 
 
+@settings(max_examples=100, derandomize=True, database=None, deadline=None)
 @given(st.sets(st.integers(0, PAGES_BYTES // 8 - 1), max_size=400))
 def test_the_same_bytes_are_written(places: set[int]) -> None:
     writes = [(8 * place, place.to_bytes(5, "little")) for place in sorted(places)]
