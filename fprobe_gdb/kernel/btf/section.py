@@ -77,6 +77,8 @@ _LAYOUT = {
     Kind.ENUM64: (0, 3),
 }
 _TYPE_WORDS = 3
+# Who asks for more names than this has all strings put in a table, which takes as long as a hundred searches.
+_FEW_SEARCHES = 200
 # Indexed by kind. A kind that we do not know has length 0, which stops the pass: its true length is written nowhere.
 _FIXED_WORDS = [_TYPE_WORDS + _LAYOUT[kind][0] if kind in _LAYOUT else 0 for kind in range(32)]
 _ENTRY_WORDS = [_LAYOUT[kind][1] if kind in _LAYOUT else 0 for kind in range(32)]
@@ -112,6 +114,7 @@ class BtfSection:
         self._first_string: int = base.strings_end if base else 0
         types, self._strings = self._split(data)
         self._ids_by_name: dict[str, Sequence[int]] = {}
+        self._searches = 0
 
         self._words = array("I", types)
         if self.byte_order != sys.byteorder:
@@ -247,6 +250,9 @@ class BtfSection:
         if not name or b"\0" in name:
             return []
         found = self.base._offsets_of(name) if self.base else []
+        self._searches += 1
+        if self._searches > _FEW_SEARCHES and not self._has_tails:
+            return found + self._offsets_by_string.get(name, [])
         wanted = name + b"\0" if self._has_tails else b"\0" + name + b"\0"
         skip = 0 if self._has_tails else 1
         if not self._has_tails and self._strings.startswith(wanted[1:]):
@@ -255,6 +261,16 @@ class BtfSection:
         while (at := self._strings.find(wanted, at + 1)) >= 0:
             found.append(self._first_string + at + skip)
         return found
+
+    # Of each string where it begins.
+    @cached_property
+    def _offsets_by_string(self) -> dict[bytes, list[int]]:
+        offsets: dict[bytes, list[int]] = {}
+        at = self._first_string
+        for string in self._strings.split(b"\0")[:-1]:
+            offsets.setdefault(string, []).append(at)
+            at += len(string) + 1
+        return offsets
 
     def _ids_at(self, offset: int) -> list[int]:
         first = self._first_by_name.get(offset)

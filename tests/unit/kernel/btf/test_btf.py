@@ -13,6 +13,7 @@ from fprobe_gdb.errors import (
     WrongType,
 )
 from fprobe_gdb.kernel.btf import Btf, CompoundType, Kind
+from fprobe_gdb.kernel.btf.section import BtfSection
 from tests.unit.kernel.btf.made_up_btf import MadeUpBtf
 from tests.unit.kernel.btf.made_up_kernel_types import made_up
 
@@ -167,6 +168,18 @@ def test_a_module_continues_the_kernels_types() -> None:
     assert split.struct("mine").find_member("file.f_path.dentry").byte_offset == 16
     assert own == len(base)
     assert len(Btf.from_bytes(MadeUpBtf(base=kernel).bytes(), "empty", base)) == len(base)
+
+
+def test_many_names_are_looked_up_as_few_are() -> None:
+    """Behind some hundred names the look-up goes another way."""
+    names = ["file", "vfs_read", "twin", "same", "mode", "no_such_name", "read", ""]
+    few = [BtfSection(made_up().bytes(), "few").ids_named(name) for name in names]
+    section = BtfSection(made_up().bytes(), "many")
+    for number in range(300):
+        assert section.ids_named(f"unknown{number}") == []
+    assert [section.ids_named(name) for name in names] == few
+    assert few[0]
+    assert not few[-1]
 
 
 def test_names_may_be_the_tails_of_other_names() -> None:
