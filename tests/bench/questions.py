@@ -1,0 +1,136 @@
+"""``python -m tests.bench.questions``: what it costs to ask something of each call, for whom the answer is always no.
+
+The same is asked by the guest's own filters of kprobe events, by pads, and by handlers.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import click
+from rich.console import Console
+
+from fprobe_gdb.output.base import AnyEvent
+from fprobe_gdb.session.judge import Judge, Questions
+from fprobe_gdb.session.pad_questions import asked_by, guest_facts
+from fprobe_gdb.session.tracer import Tracer
+from tests.bench.guests import FUNCTION
+from tests.bench.loops import NOTHING, READS, Guest, Times, Way, booted, measure, spread, table
+
+TRACING = "/sys/kernel/tracing"
+ENTRY, NAME, RETURN = "count == 2", 'file->f_path.dentry->d_name.name == "full"', "retval < 0"
+GUEST_ENTRY, GUEST_RETURN = "kprobe event, filter", "kretprobe event, filter"
+#: Which way of the guest's each of ours is compared with.
+AGAINST = {ENTRY: GUEST_ENTRY, NAME: GUEST_ENTRY, RETURN: GUEST_RETURN}
+
+
+class Nowhere:
+    """A sink that forgets all events."""
+
+    def write(self, event: AnyEvent) -> None:
+        """Forget it."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class Asking:
+    """What can ask something of the calls of ``vfs_read``."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._k = guest.k
+        self._ips = [self._k.records.ftrace_location(self._k.address(FUNCTION))]
+
+    @contextmanager
+    def nothing(self) -> Iterator[None]:
+        """Nobody asks."""
+        yield
+
+    @contextmanager
+    def own_event(self, definition: str, filter_: str) -> Iterator[None]:
+        """The guest's own event, which its filter drops."""
+        event = "events/kprobes/asked"
+        self._guest.do(
+            f"cd {TRACING} && echo '{definition}' >dynamic_events && echo '{filter_}' >{event}/filter && "
+            f"echo 1 >{event}/enable && echo 1 >tracing_on"
+        )
+        yield
+        self._guest.do(f"cd {TRACING} && echo 0 >tracing_on && echo 0 >{event}/enable && : >dynamic_events && : >trace")
+
+    @contextmanager
+    def by_pads(self, filter_: str) -> Iterator[None]:
+        """A pad that answers no."""
+        asked = asked_by(self._judge(filter_), guest_facts(self._k))
+        probe = self._k.record(
+            self._ips, lambda batch: None, entry_only=filter_ != RETURN, ordered=False, block=True, asked=asked
+        )
+        yield
+        self._k.stop_recording(probe)
+        assert probe.kept_out > 1000
+        click.echo(f"  {probe.hits:,} hits, {probe.kept_out:,} kept out, {probe.faults:,} faults", err=True)
+
+    @contextmanager
+    def by_handlers(self, filter_: str) -> Iterator[None]:
+        """A handler that answers no."""
+        judge = self._judge(filter_)
+        tracer = Tracer(self._k, Nowhere(), judge=judge, entry_only=filter_ != RETURN)
+        tracer.register(self._ips)
+        yield
+        tracer.unregister()
+        assert judge.kept_out > 1000
+
+    def _judge(self, filter_: str) -> Judge:
+        return Judge(Questions(filter=filter_), self._k.knowledge, self._ips, self._k.records.name_at)
+
+
+def in_the_guest(asking: Asking) -> dict[str, Way]:
+    """Ways that need no host."""
+    ways: dict[str, Way] = {
+        NOTHING: asking.nothing,
+        GUEST_ENTRY: lambda: asking.own_event(f"p:asked {FUNCTION} count=%dx:u64", "count==2"),
+        GUEST_RETURN: lambda: asking.own_event(f"r:asked {FUNCTION} ret=$retval:s64", "ret<0"),
+    }
+    return ways | {f"pad: {text}": partial(asking.by_pads, text) for text in AGAINST}
+
+
+def on_the_host(asking: Asking) -> dict[str, Way]:
+    """Ways that ask the host at each call."""
+    ways: dict[str, Way] = {NOTHING: asking.nothing}
+    return ways | {f"handler: {text}": partial(asking.by_handlers, text) for text in AGAINST}
+
+
+@click.command()
+@click.option("--guests", default=2, show_default=True, type=click.IntRange(1))
+@click.option("--rounds", default=2, show_default=True, type=click.IntRange(1), help="In each guest.")
+@click.option("--reads", default=400_000, show_default=True, type=click.IntRange(1))
+@click.option("--kernel", default="6.1", show_default=True)
+def main(guests: int, rounds: int, reads: int, kernel: str) -> None:
+    """Measure what a question costs that is asked at each call of vfs_read."""
+    cheap: dict[str, Times] = defaultdict(Times)
+    dear: dict[str, Times] = defaultdict(Times)
+    handled = reads // 100
+    for number in range(guests):
+        click.echo(f"guest {number + 1} of {guests}", err=True)
+        with booted(kernel, dispatch="trampoline") as guest:
+            asking = Asking(guest)
+            measure(guest, in_the_guest(asking), READS.format(reads), rounds, cheap)
+            measure(guest, on_the_host(asking), READS.format(handled), 1, dear)
+    added = {name: of.added_us(cheap[NOTHING], reads) for name, of in cheap.items() if name != NOTHING}
+    added |= {name: of.added_us(dear[NOTHING], handled) for name, of in dear.items() if name != NOTHING}
+    made = table(
+        "vfs_read under dd bs=1: what a question adds to a call", "us (guest)", "us (cpu)", "ratio (cpu)", "of"
+    )
+    for name, (by_guest, by_cpu) in added.items():
+        against = AGAINST.get(name.partition(": ")[2], "")
+        ratio = statistics.median(by_cpu) / statistics.median(added[against][1]) if against else 0.0
+        made.add_row(name, spread(by_guest, 3), spread(by_cpu, 3), f"{ratio:.2f}" if against else "", against)
+    Console(width=None if Console().is_terminal else 150).print(made)
+
+
+if __name__ == "__main__":
+    main()
