@@ -12,10 +12,10 @@ from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.kernel.unwind_stack import Read
 from fprobe_gdb.registers import MASK64
 
-__all__ = ["FRAME_POINTER_GUESS", "KernelCode", "ModuleOrc"]
+__all__ = ["FRAME_POINTER_GUESS", "HOOKS", "KernelCode", "ModuleOrc"]
 
-# Where the tracers of the kernel send a function's return (arch/x86/kernel: ftrace_64.S, rethook.c, kprobes/core.c).
-_HOOKS = ("return_to_handler", "arch_rethook_trampoline", "__kretprobe_trampoline", "kretprobe_trampoline")
+#: Where the tracers of the kernel send a function's return (arch/x86/kernel: ftrace_64.S, rethook.c, kprobes/core.c).
+HOOKS = ("return_to_handler", "arch_rethook_trampoline", "__kretprobe_trampoline", "kretprobe_trampoline")
 # Modules, BPF programs and ftrace's trampolines lie above the image and below the fixed mappings
 # (Documentation/x86/x86_64/mm), ours on either side of it.
 _CODE_START, _CODE_END = 0xFFFF_FFFF_8000_0000, 0xFFFF_FFFF_FF00_0000
@@ -61,7 +61,7 @@ class KernelCode:
         sections = [(s.addr, s.end) for s in image.sections if s.is_exec and s.size_bytes]
         self._text = sections or [image.text_range]
         self._image_start, self._image_end = self._text[0][0], max(end for _, end in self._text)
-        self._hooks = {addr for name in _HOOKS for addr in symbols.addresses(name)}
+        self._hooks = {addr for name in HOOKS for addr in symbols.addresses(name)}
         self._callers = [
             (start[0], label[0] - start[0])
             for name, until in _FTRACE_CALLERS

@@ -95,6 +95,8 @@ _CALL_SEC = 30.0
 # A pad takes a microsecond, but its vCPU may have to be scheduled by the host first.
 _SETTLE_SEC = 5.0
 _CONSOLE_TAIL = 20
+# How long a running guest may take to stop when asked: on a loaded host a vCPU thread may have to be scheduled first.
+_STOP_SEC = 30.0
 # How long to look for a moment at which a vCPU is not in user mode, and in which steps.
 _KERNEL_MODE_SEC = 3.0
 _A_WHILE_SEC = 0.01
@@ -239,8 +241,10 @@ class Kernel(GuestView):
         try:
             if self.target.state is TargetState.RUNNING:
                 self.target.interrupt()
-                self.target.wait(Deadline(_SETTLE_SEC))
+                self.target.wait(Deadline(_STOP_SEC))
             if self.target.state is TargetState.STOPPED and self._is_checked:
+                # No handler is called any more.
+                self._core.unregister_all()
                 self._remove_own_zone()
         finally:
             if self.target.state in there:
@@ -657,7 +661,7 @@ class Kernel(GuestView):
                 self.target.wait(Deadline(_A_WHILE_SEC))
                 continue
             self.target.interrupt()
-            self.target.wait(Deadline(_SETTLE_SEC))
+            self.target.wait(Deadline(_STOP_SEC))
 
     # The kernel is known to be so far from its link addresses.
     def _move(self, slide: int) -> None:
@@ -728,7 +732,7 @@ class Kernel(GuestView):
             # There may be one whose set-up has failed half-way.
             self._remove_zones(self._read_kernel)
             return
-        trampolines.withdraw()
+        trampolines.unplant()
         self._take_dispatch(self._breakpoints())
         try:
             self._remove_zones(lambda *where: trampolines.ram.read(trampolines.kernel_cr3, *where))
@@ -742,10 +746,13 @@ class Kernel(GuestView):
         except ZoneError:
             # Then there cannot be any.
             return
+        whose = "a landing zone that a killed fprobe-gdb has left" if orphaned else "the landing zone"
         for head in loans.orphans():
-            why = loans.give_back(head)
-            whose = "a landing zone that a killed fprobe-gdb has left" if orphaned else "the landing zone"
-            if why:
+            if not head.known:
+                if orphaned:
+                    self._note(f"{whose} stays in the guest: only that version of fprobe-gdb knows how to remove it")
+                continue
+            if why := loans.give_back(head):
                 self._note(f"{whose} stays in the guest, {head.size_bytes >> 20} MiB that nothing leads to: {why}")
             elif orphaned:
                 self._note(f"{whose} in the guest was removed")

@@ -6,17 +6,18 @@ that has borrowed it and by the next one, which finds it in the page tables and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from emu.deadline import Deadline
 from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.journal import OwnBytes, ZoneHead, entries_in
 from fprobe_gdb.dispatch.trampoline.mapping import IMAGE_BASE, place_zone, read_directory, zone_entries
-from fprobe_gdb.dispatch.trampoline.orphans import hand_back, owns_text
+from fprobe_gdb.dispatch.trampoline.orphans import hand_back, held_by_tracers, owns_text
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, SLOTS, Zone
 from fprobe_gdb.errors import MemoryFault, ZoneError
 from fprobe_gdb.kernel.symbols import SymbolTable
+from fprobe_gdb.kernel.unwind_code import HOOKS
 from fprobe_gdb.session.live_stacks import LiveStacks
 from fprobe_gdb.session.passing_cpus import SLEEPERS, TICK, PassingCpus
 from fprobe_gdb.target.base import Target
@@ -79,12 +80,18 @@ class ZoneLoans:
         :raise ZoneError: why that cannot be. The guest is as it was.
         """
         self._check_guest()
-        handle, cr3 = self._allocate()
+        given: list[tuple[int, int]] = []
         try:
-            return self._map(ram, handle, cr3)
+            self._allocate(given)
+            handle, cr3 = given[-1]
+            zone = self._prepare(ram, handle, cr3)
         except BaseException:
-            self._free_soon(handle)
+            if given and given[-1][0]:
+                self._free(given[-1][0])
             raise
+        # From here on it can be found, and given back.
+        self._write_entries(zone, zone_entries(zone)[1])
+        return LoanedZone(zone, OwnBytes(ram, zone), cr3)
 
     def _check_guest(self) -> None:
         if "enabled" in self._target.monitor("info kvm"):
@@ -98,12 +105,11 @@ class ZoneLoans:
             if entry & _PRESENT:
                 raise ZoneError("the guest isolates its page tables (boot it with nopti)")
 
-    # The address that the guest's allocator gives, and a page table root that maps it.
-    def _allocate(self) -> tuple[int, int]:
+    # Note the address that the guest's allocator gives, and a page table root that maps it.
+    def _allocate(self, given: list[tuple[int, int]]) -> None:
         allocator = next((found[0] for name in _ALLOCATORS if (found := self._symbols.addresses(name))), None)
         if allocator is None:
             raise ZoneError(f"this kernel has no {_ALLOCATORS[0]}()")
-        given: list[tuple[int, int]] = []
 
         def allocate(state: CpuState, gfp: int) -> bool:
             addr = self._cpus.call(allocator, (gfp, _ORDER), Deadline(_CALL_SEC))
@@ -119,13 +125,18 @@ class ZoneLoans:
             raise ZoneError("no CPU of the guest came by where its allocator may be called")
         if not given[-1][0]:
             raise ZoneError(f"the guest has no {_SIZE_BYTES >> 20} MiB of memory in one piece to lend")
-        return given[-1]
 
     @property
     def _is_realtime(self) -> bool:
         return bool(self._symbols.addresses("rt_spin_lock"))
 
-    def _map(self, ram: GuestRam, handle: int, cr3: int) -> LoanedZone:
+    # Where the allocator may be called, if it need not sleep.
+    @property
+    def _anywhere(self) -> Sequence[str]:
+        return SLEEPERS if self._is_realtime else (TICK,)
+
+    # Write what a zone begins with, where it is and where it will be mapped.
+    def _prepare(self, ram: GuestRam, handle: int, cr3: int) -> Zone:
         table, entries = read_directory(cr3, ram.read_physical)
         try:
             physical = ram.translate(cr3, handle)
@@ -140,8 +151,7 @@ class ZoneLoans:
         ram.write_physical(physical, bytes(_SIZE_BYTES))
         head = ZoneHead(physical, _SIZE_BYTES, zone.code, handle)
         ram.write_physical(zone.physical_of(zone.word(Zone.JOURNAL)), head.pack())
-        self._write_entries(zone, zone_entries(zone)[1])
-        return LoanedZone(zone, OwnBytes(ram, zone), cr3)
+        return zone
 
     # Section: giving back
 
@@ -172,10 +182,10 @@ class ZoneLoans:
     def give_back(self, head: ZoneHead) -> str:
         """Take a zone and all that leads to it out of the guest, and let the guest have its memory again.
 
+        :param head: of this version of ours.
+
         :return: why it could not be: then nothing leads to it any more, and it stays. Empty when it is gone.
         """
-        if not head.known:
-            return "it is of another version of fprobe-gdb, which knows how to remove it"
         zone = head.zone
         self._restore_text(zone)
         hand_back(zone, self._read, self._write)
@@ -190,7 +200,7 @@ class ZoneLoans:
             self._cpus.call(self._symbols.one("free_pages"), (head.handle, _ORDER), Deadline(_CALL_SEC))
             return True
 
-        return "" if self._cpus.run((TICK,), free, Deadline(_TICK_SEC)) else why
+        return "" if self._cpus.run(self._anywhere, free, Deadline(_TICK_SEC)) else why
 
     def _restore_text(self, zone: Zone) -> None:
         own = entries_in(self._read(zone.word(Zone.JOURNAL), Zone.JOURNAL_BYTES))
@@ -208,6 +218,9 @@ class ZoneLoans:
     def _in_use(self, zone: Zone) -> str:
         if any(self._read(zone.word(Zone.STATES), SLOTS)):
             return "a call is in a pad"
+        hooks = {addr for name in HOOKS for addr in self._symbols.addresses(name)}
+        if held_by_tracers(zone, self._read, hooks):
+            return "a tracer of the guest has its return addresses"
         if who := self._stacks.somebody_in(zone.code, zone.code + HUGE_BYTES):
             return f"{who} in a pad"
         if any(self._target.registers(vcpu)["ip"] < _4_GIB for vcpu in self._target.vcpus):
@@ -235,9 +248,9 @@ class ZoneLoans:
         self._target.write_memory(addr, data)
 
     # What was allocated, and never mapped.
-    def _free_soon(self, handle: int) -> None:
+    def _free(self, handle: int) -> None:
         def free(_state: CpuState) -> bool:
             self._cpus.call(self._symbols.one("free_pages"), (handle, _ORDER), Deadline(_CALL_SEC))
             return True
 
-        self._cpus.run((TICK,), free, Deadline(_TICK_SEC))
+        self._cpus.run(self._anywhere, free, Deadline(_TICK_SEC))

@@ -103,6 +103,7 @@ class ProcessRam:
 
     def __init__(self, fd: int, addr: int, size_bytes: int) -> None:
         self._fd = fd
+        self._addr = addr
         #: Byte by byte.
         self.view = RamView(fd, addr, size_bytes)
 
@@ -117,7 +118,8 @@ class ProcessRam:
 
     def find(self, what: bytes, begin: int, end: int) -> int:
         """Where these bytes are first between two offsets, -1 when nowhere."""
-        at = self[begin:end].find(what)
+        data = os.pread(self._fd, end - begin, self._addr + begin)
+        at = (data if len(data) == end - begin else self[begin:end]).find(what)
         return at if at < 0 else begin + at
 
     def close(self) -> None:

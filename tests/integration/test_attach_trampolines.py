@@ -119,6 +119,26 @@ def test_calls_in_flight_return_past_us(stranger: Stranger) -> None:
     assert stranger.text() == before
 
 
+def test_a_tracer_of_the_guest_that_has_our_return_addresses_is_waited_for(stranger: Stranger) -> None:
+    """Its shadow stack leads through the zone until the call is over."""
+    before = stranger.text()
+    stranger.shell(
+        "mount -t tracefs none /sys/kernel/tracing; cd /sys/kernel/tracing && "
+        "echo hrtimer_nanosleep > set_graph_function && echo hrtimer_nanosleep > set_ftrace_filter && "
+        "echo function_graph > current_tracer"
+    )
+    running = stranger.machine.agent.start("sleep 4; echo woken")
+    notes: list[str] = []
+    with stranger.attach(on_note=notes.append) as k:
+        probe = Fprobe(lambda *_: k.stop(), lambda *_: None)
+        k.register_fprobe(probe, "hrtimer_nanosleep")
+        assert k.run(timeout_sec=60) is RunEnd.DONE
+    assert notes == []
+    assert running.wait(Deadline(60)).output == b"woken\n"
+    stranger.shell("cd /sys/kernel/tracing && echo nop > current_tracer && echo > set_ftrace_filter")
+    assert stranger.text() == before
+
+
 def test_a_killed_tool_is_cleaned_up_after(stranger: Stranger, tmp_path: Path) -> None:
     before = stranger.text()
     stranger.shell(BUSY)

@@ -243,6 +243,11 @@ class TrampolineDispatch:
             self.returns.free(call)
         self.recorder.withdraw()
 
+    def unplant(self) -> None:
+        """Give sites of the stopped guest their bytes back, and leave calls in flight to others."""
+        self.recorder.withdraw()
+        self._sites.clear()
+
     def close(self) -> None:
         """Let go of the guest's memory. May be called twice."""
         self.recorder.close()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 
 from fprobe_gdb.dispatch.trampoline.pads import Action, Field, NodeField, State
 from fprobe_gdb.dispatch.trampoline.zone import HOST_NODES, HUGE_BYTES, NODE_BYTES, SLOT_BYTES, SLOTS, Zone
 from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.kernel.displace import JUMP_BYTES
 
-__all__ = ["hand_back", "owns_text"]
+__all__ = ["hand_back", "held_by_tracers", "owns_text"]
 
 _BRANCHES = (0xE8, 0xE9)
 _NODE_WORDS = NODE_BYTES // 8
@@ -41,17 +41,32 @@ def hand_back(zone: Zone, read: Read, write: Write) -> None:
     _answer(zone, read, write)
 
 
+def held_by_tracers(zone: Zone, read: Read, hooks: Collection[int]) -> bool:
+    """Whether a tracer of the guest keeps a stub for a call in flight: it has replaced the return address after us.
+
+    :param hooks: what such tracers put into return slots.
+    """
+    return any(word in hooks for _, _, word, _ in _in_flight(zone, read))
+
+
 def _give_returns_back(zone: Zone, read: Read, write: Write) -> None:
+    for node, frame, word, ret_addr in _in_flight(zone, read):
+        if word == zone.stub(node):
+            write(frame, struct.pack("<Q", ret_addr))
+
+
+# Nodes that have a call, where its return slot is, what is there, and what belongs there.
+def _in_flight(zone: Zone, read: Read) -> Iterator[tuple[int, int, int, int]]:
     words = memoryview(read(zone.nodes, HOST_NODES * NODE_BYTES)).cast("Q")
     for node in range(HOST_NODES):
         first = node * _NODE_WORDS
-        frame, ret_addr = words[first + NodeField.FRAME // 8], words[first + NodeField.RET_ADDR // 8]
-        if not frame:
+        frame = words[first + NodeField.FRAME // 8]
+        if not frame or words[first + NodeField.ENDED // 8]:
             continue
         # The stack of a task that is gone may be, too.
         with contextlib.suppress(MemoryFault):
-            if int.from_bytes(read(frame, 8), "little") == zone.stub(node):
-                write(frame, struct.pack("<Q", ret_addr))
+            word = int.from_bytes(read(frame, 8), "little")
+            yield node, frame, word, words[first + NodeField.RET_ADDR // 8]
 
 
 # A pad fills its slot with all that it needs to go on by itself.

@@ -1,7 +1,7 @@
 """Serving the running guest: hits as they come, records as they gather, everything else now and then.
 
-The host looks for posted slots as long as hits come close together, and sleeps until the guest rings otherwise. A guest
-without a doorbell is looked at now and then, the less often the longer nothing has come.
+The host looks for posted slots as long as hits come close together, and sleeps until the guest rings otherwise, or
+dozes where it cannot.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from emu.deadline import Deadline
 from fprobe_gdb.dispatch.base import RunEnd
+from fprobe_gdb.dispatch.trampoline.dozing import Dozing
 from fprobe_gdb.dispatch.trampoline.hits import Hits
 from fprobe_gdb.dispatch.trampoline.outcome import Outcome
 from fprobe_gdb.dispatch.trampoline.recorder import Recorder
@@ -33,10 +34,6 @@ _LOOKS = 16
 # Giving our turn away takes longer than this where somebody else has used it; for how long to believe that.
 _YIELD_NS = 1_000_000
 _CONTENDED_NS = 50_000_000
-# Without a doorbell: sleep for this part of the time in which nothing has come, within limits. A look takes 0.1 ms.
-_IDLE_PART = 8
-_LEAST_NAP_SEC = 50e-6
-_LONGEST_NAP_SEC = 0.008
 # How often to take records out, as long as some come: a ring holds what a busy guest records in ten times as long.
 _RECORDS_SEC = 0.01
 
@@ -66,8 +63,7 @@ class Serving:
         self._doorbell = doorbell
         if doorbell is not None:
             doorbell.setblocking(False)
-        # When a hit was answered last.
-        self._busy_ns = 0
+        self._dozing = Dozing(lambda: slots.next_posted() is not None) if doorbell is None else None
         self._contended_until_ns = 0
         # When done() was asked last.
         self._asked_ns = 0
@@ -78,14 +74,19 @@ class Serving:
         """
         last_hit_ns = last_look_ns = time.monotonic_ns()
         halts = self._run_state.halts
+        idle = False
+        if self._dozing is not None:
+            self._dozing.busy_ns = last_hit_ns
         while True:
-            if self._serve_hit():
+            if self._serve_hit(1 if idle else _LOOKS):
                 if self._outcome.ends or self._run_state.halts != halts:
                     if self._ends:
                         return None
                     halts = self._run_state.halts
-                now_ns = last_hit_ns = self._busy_ns = self._hits.answered_ns
+                now_ns = last_hit_ns = self._hits.answered_ns
                 idle = False
+                if self._dozing is not None:
+                    self._dozing.busy_ns = now_ns
             else:
                 now_ns = time.monotonic_ns()
                 idle = now_ns - last_hit_ns >= _SPIN_NS or now_ns < self._contended_until_ns
@@ -94,17 +95,19 @@ class Serving:
             if not idle and now_ns - last_look_ns < _LOOK_ROUND_NS:
                 continue
             more = self.take_records()
+            if idle and self._dozing is not None and not more and self._dozing.doze(deadline):
+                continue
             stopped, end = self._look_round(deadline, done, wake, idle and not more)
             if stopped or end is not None or self._ends:
                 return end
             last_look_ns = time.monotonic_ns()
-            if idle:
-                last_hit_ns = last_look_ns
+            if idle and self._dozing is None:
+                last_hit_ns, idle = last_look_ns, False
 
     # Handle the next hit, if it comes soon.
-    def _serve_hit(self) -> bool:
+    def _serve_hit(self, looks: int) -> bool:
         next_posted = self._slots.next_posted
-        for _ in range(_LOOKS):
+        for _ in range(looks):
             slot = next_posted()
             if slot is not None:
                 self._hits.handle(slot)
@@ -140,10 +143,11 @@ class Serving:
     ) -> tuple[bool, RunEnd | None]:
         if self._words[Zone.HOST_AWAY]:
             self._words[Zone.HOST_AWAY] = 0
-        if idle and self._doorbell is not None:
+        sleeps = idle and self._doorbell is not None
+        if sleeps:
             self._words[Zone.HOST_SLEEPS] = 1
         try:
-            sleeping = idle and self._slots.next_posted() is None
+            sleeping = sleeps and self._slots.next_posted() is None
             # Not for long: our word that we sleep may become visible only after the pad has looked for it.
             limit = deadline.within(self._nap_sec) if sleeping else Deadline(0)
             bells = () if self._doorbell is None else (self._doorbell.fileno(),)
@@ -153,7 +157,7 @@ class Serving:
             if deadline.expired:
                 return False, RunEnd.TIMEOUT
         finally:
-            if idle and self._doorbell is not None:
+            if sleeps:
                 self._words[Zone.HOST_SLEEPS] = 0
         if self._rang() and time.monotonic_ns() - self._asked_ns < _LOOK_ROUND_NS:
             # The guest has rung for a hit, most likely; whoever asks has work to do for his answer.
@@ -164,9 +168,6 @@ class Serving:
 
     @property
     def _nap_sec(self) -> float:
-        if self._doorbell is None:
-            idle_sec = (time.monotonic_ns() - self._busy_ns) / 1e9
-            return min(max(idle_sec / _IDLE_PART, _LEAST_NAP_SEC), _LONGEST_NAP_SEC)
         return _RECORDS_SEC if self._recorder.flowing else _NAP_SEC
 
     # Whether the guest has rung since the last time.

@@ -7,7 +7,7 @@ import mmap
 import pytest
 
 from fprobe_gdb.dispatch.trampoline.journal import MAX_ENTRIES, OwnBytes, ZoneHead, entries_in
-from fprobe_gdb.dispatch.trampoline.orphans import hand_back, owns_text
+from fprobe_gdb.dispatch.trampoline.orphans import hand_back, held_by_tracers, owns_text
 from fprobe_gdb.dispatch.trampoline.pads import Action, Field, NodeField, State
 from fprobe_gdb.dispatch.trampoline.returns import Returns
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, SLOT_BYTES, Zone
@@ -116,6 +116,19 @@ def test_calls_in_flight_return_to_their_callers(guest: Guest) -> None:
     hand_back(guest.zone, guest.read, guest.write)
     assert (guest.word(frame), guest.word(reused)) == (CALLER, 5)
     assert guest.word(guest.zone.word(Zone.HOST_AWAY)) == 1
+
+
+def test_a_return_that_a_tracer_of_the_guest_has_replaced(guest: Guest) -> None:
+    hook = CALLER + 0x1000
+    returns = Returns(guest.ram, guest.zone)
+    guest.write(STACK, hook.to_bytes(8, "little"))
+    assert not held_by_tracers(guest.zone, guest.read, {hook})
+    returns.hook(CALLER, CALLER, STACK, 1)
+    assert held_by_tracers(guest.zone, guest.read, {hook})
+    hand_back(guest.zone, guest.read, guest.write)
+    assert guest.word(STACK) == hook
+    returns.free(next(iter(returns.all())))
+    assert not held_by_tracers(guest.zone, guest.read, {hook})
 
 
 def test_a_call_that_has_returned_has_no_frame(guest: Guest) -> None:
