@@ -55,11 +55,11 @@ class Tracepoints:
         def register() -> dict[str, int]:
             return {name: k.call(_REGISTER, *place, _DATA, _PRIO) for name, place in places.items()}
 
-        for name, result in run_errand(k, register).items():
-            code = -result & 0xFFFFFFFF
-            if code == 0:
-                self._ours.add(name)
-            elif code != errno.EEXIST:
+        codes = {name: -result & 0xFFFFFFFF for name, result in run_errand(k, register).items()}
+        # All that is on has to be known, whatever became of the others.
+        self._ours.update(name for name, code in codes.items() if code == 0)
+        for name, code in codes.items():
+            if code not in (0, errno.EEXIST):
                 raise TracepointError(name, f"the kernel says -{errno.errorcode.get(code, code)}")
 
     def switch_off(self) -> None:
