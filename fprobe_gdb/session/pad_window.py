@@ -10,12 +10,12 @@ from fprobe_gdb.dispatch.trampoline.window import TOP_BASE, place_window, window
 from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.target.guest_ram import GuestRam
+from fprobe_gdb.target.page_table import FRAME
 
 __all__ = ["map_window"]
 
 # __PAGE_OFFSET_BASE_L4 of arch/x86/include/asm/page_64_types.h, where nothing randomizes it.
 _DIRECT_MAP = 0xFFFF888000000000
-_FRAME = 0x000F_FFFF_FFFF_F000
 
 
 def map_window(dispatch: TrampolineDispatch, symbols: SymbolTable) -> None:
@@ -41,7 +41,7 @@ def _direct_map(ram: GuestRam, cr3: int, symbols: SymbolTable) -> int:
     with contextlib.suppress(MemoryFault):
         found = [int.from_bytes(ram.read(cr3, addr, 8), "little") for addr in symbols.addresses("page_offset_base")]
         base = found[0] if found else _DIRECT_MAP
-        root = cr3 & _FRAME
+        root = cr3 & FRAME
         if ram.translate(cr3, base + root) == root:
             return base
     return 0

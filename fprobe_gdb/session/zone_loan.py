@@ -22,6 +22,7 @@ from fprobe_gdb.session.live_stacks import LiveStacks
 from fprobe_gdb.session.passing_cpus import SLEEPERS, TICK, PassingCpus
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.guest_ram import GuestRam
+from fprobe_gdb.target.page_table import FRAME, PAGE_BYTES, PRESENT
 
 __all__ = ["LoanedZone", "ZoneLoans"]
 
@@ -34,12 +35,9 @@ _GFP_NOWAIT = 0x800 | 0x2000
 _GFP_KERNEL = _GFP_NOWAIT | 0x400 | 0x80 | 0x40
 # By which names the kernel has __get_free_pages(gfp_mask, order).
 _ALLOCATORS = ("__get_free_pages", "get_free_pages_noprof")
+_ABOVE_32_BITS = 1 << 32
 _DIRECTORY = "level2_kernel_pgt"
 _ROOT = "init_top_pgt"
-_PAGE_BYTES = 4096
-_PRESENT = 1
-_FRAME = 0x000F_FFFF_FFFF_F000
-_4_GIB = 1 << 32
 # A tick comes some 100 times a second, in a guest that has nothing to do every few seconds.
 _TICK_SEC = 10.0
 _SLEEPER_SEC = 3.0
@@ -100,9 +98,9 @@ class ZoneLoans:
         if not root or not self._symbols.addresses(_DIRECTORY):
             raise ZoneError("this kernel's symbols do not tell where its page tables are")
         # Under page table isolation the page behind the root is the one for user mode, and maps the entry code.
-        if self._symbols.size(root[0]) >= 2 * _PAGE_BYTES:
-            entry = int.from_bytes(self._read(root[0] + 2 * _PAGE_BYTES - 8, 8), "little")
-            if entry & _PRESENT:
+        if self._symbols.size(root[0]) >= 2 * PAGE_BYTES:
+            entry = int.from_bytes(self._read(root[0] + 2 * PAGE_BYTES - 8, 8), "little")
+            if entry & PRESENT:
                 raise ZoneError("the guest isolates its page tables (boot it with nopti)")
 
     # Note the address that the guest's allocator gives, and a page table root that maps it.
@@ -161,12 +159,12 @@ class ZoneLoans:
         directory = self._symbols.addresses(_DIRECTORY)
         if not root or not directory:
             return []
-        table = memoryview(self._read(directory[0], _PAGE_BYTES)).cast("Q")
+        table = memoryview(self._read(directory[0], PAGE_BYTES)).cast("Q")
         begin, end = ((self._symbols.one(name) - IMAGE_BASE) // HUGE_BYTES for name in ("_text", "_end"))
         found = []
         for index, entry in enumerate(table):
-            if not begin <= index <= end and entry & _PRESENT:
-                head = self._head_at(IMAGE_BASE + index * HUGE_BYTES, entry & _FRAME)
+            if not begin <= index <= end and entry & PRESENT:
+                head = self._head_at(IMAGE_BASE + index * HUGE_BYTES, entry & FRAME)
                 if head is not None:
                     found.append(head)
         return found
@@ -223,7 +221,7 @@ class ZoneLoans:
             return "a tracer of the guest has its return addresses"
         if who := self._stacks.somebody_in(zone.code, zone.code + HUGE_BYTES):
             return f"{who} in a pad"
-        if any(self._target.registers(vcpu)["ip"] < _4_GIB for vcpu in self._target.vcpus):
+        if any(self._target.registers(vcpu)["ip"] < _ABOVE_32_BITS for vcpu in self._target.vcpus):
             # Of a CPU in 32-bit mode gdbstubs write only half of a register.
             return "a CPU runs 32-bit code"
         return ""
@@ -231,10 +229,10 @@ class ZoneLoans:
     def _unmap(self, zone: Zone) -> None:
         # Through the debugger, so that QEMU forgets what it has translated of a zone that may be here again.
         code = self._read(zone.code, HUGE_BYTES)
-        pages = range(0, HUGE_BYTES, _PAGE_BYTES)
-        used = [at for at in pages if any(code[at : at + _PAGE_BYTES])]
+        pages = range(0, HUGE_BYTES, PAGE_BYTES)
+        used = [at for at in pages if any(code[at : at + PAGE_BYTES])]
         for at in used:
-            self._target.write_memory(zone.code + at, bytes(_PAGE_BYTES))
+            self._target.write_memory(zone.code + at, bytes(PAGE_BYTES))
         self._write_entries(zone, bytes(8 * (zone.size_bytes // HUGE_BYTES)))
 
     # And let all CPUs forget what was there.

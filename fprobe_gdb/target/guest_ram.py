@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Set
 
 from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.registers import MASK64
+from fprobe_gdb.target.page_table import FOUR_GIB, FRAME, HUGE, PAGE_BYTES, PRESENT, SHIFTS
 from fprobe_gdb.target.process_ram import ProcessRam, RamView
 
 __all__ = ["LOW_RAM_BYTES", "GuestRam"]
@@ -20,15 +21,9 @@ __all__ = ["LOW_RAM_BYTES", "GuestRam"]
 #: where there are 3.5 GiB or more).
 LOW_RAM_BYTES = 3 << 30
 _ALL_LOW_BYTES = 0xE0000000
-_4_GIB = 1 << 32
 
-# Intel SDM volume 3, 4.5: 4-level paging.
+# What is canonical: below it, and as much at the other end.
 _HALF = 1 << 47
-_PRESENT = 1
-_HUGE = 1 << 7
-_FRAME = 0x000F_FFFF_FFFF_F000
-_PAGE_BYTES = 4096
-_SHIFTS = (39, 30, 21, 12)
 # How much is looked through at once, and which bytes of a word are not looked for.
 _SEARCH_BYTES = 1 << 20
 _LOWER_BYTES = 3
@@ -76,8 +71,8 @@ class GuestRam:
 
         :raise MemoryFault: when it is not RAM.
         """
-        offset = physical if physical < self._low_bytes else physical - _4_GIB + self._low_bytes
-        if offset < 0 or offset >= self._size_bytes or (self._low_bytes <= physical < _4_GIB):
+        offset = physical if physical < self._low_bytes else physical - FOUR_GIB + self._low_bytes
+        if offset < 0 or offset >= self._size_bytes or (self._low_bytes <= physical < FOUR_GIB):
             raise MemoryFault(physical, 1)
         return offset
 
@@ -148,18 +143,18 @@ class GuestRam:
 
         :raise MemoryFault: when it is not mapped to RAM.
         """
-        table = cr3 & _FRAME
-        for shift in _SHIFTS:
+        table = cr3 & FRAME
+        for shift in SHIFTS:
             place = table + ((addr >> shift & 511) << 3)
             entry = self.words[(place if place < self._low_bytes else self.offset(place)) >> 3]
-            if not entry & _PRESENT:
+            if not entry & PRESENT:
                 break
             if shift == 12:
-                return entry & _FRAME | addr & 0xFFF
-            if entry & _HUGE and shift <= 30:
+                return entry & FRAME | addr & 0xFFF
+            if entry & HUGE and shift <= 30:
                 low = (1 << shift) - 1
-                return entry & _FRAME & ~low | addr & low
-            table = entry & _FRAME
+                return entry & FRAME & ~low | addr & low
+            table = entry & FRAME
         raise MemoryFault(addr, 1)
 
     def read(self, cr3: int, addr: int, size_bytes: int) -> bytes:
@@ -168,8 +163,8 @@ class GuestRam:
         :raise MemoryFault: when any of it is not mapped to RAM.
         """
         _check(addr, size_bytes)
-        at = addr & (_PAGE_BYTES - 1)
-        if 0 < size_bytes <= _PAGE_BYTES - at:
+        at = addr & (PAGE_BYTES - 1)
+        if 0 < size_bytes <= PAGE_BYTES - at:
             begin = self._offset_of(cr3, addr, addr, size_bytes)
             return self._ram[begin : begin + size_bytes]
         return b"".join(self._ram[begin : begin + length] for begin, length in self._pieces(cr3, addr, size_bytes))
@@ -190,7 +185,7 @@ class GuestRam:
         pieces: list[tuple[int, int]] = []
         at, end = addr, addr + size_bytes
         while at < end:
-            length = min(end - at, _PAGE_BYTES - at % _PAGE_BYTES)
+            length = min(end - at, PAGE_BYTES - at % PAGE_BYTES)
             pieces.append((self._offset_of(cr3, at, addr, size_bytes), length))
             at += length
         return pieces

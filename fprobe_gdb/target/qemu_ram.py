@@ -21,20 +21,16 @@ from pathlib import Path
 from fprobe_gdb.errors import MemoryFault, RamOutOfReach
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.guest_ram import GuestRam
+from fprobe_gdb.target.page_table import FOUR_GIB, FRAME, HUGE, PAGE_BYTES, PRESENT
 from fprobe_gdb.target.process_ram import ProcessRam
 
 __all__ = ["Mapping", "RamLayout", "find_ram", "parse_maps", "peer_pid", "ram_layout"]
 
-_4_GIB = 1 << 32
-_PAGE_BYTES = 4096
 # Pages that are compared: here and there, and page tables, all of which hold something.
 _ANYWHERE = 32
 _TABLES = 16
 # How many have to hold something at least.
 _TELLING = 8
-_PRESENT = 1
-_HUGE = 0x80
-_FRAME = 0x000F_FFFF_FFFF_F000
 _MAPS_LINE = re.compile(r"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) (\S+) ([0-9]+)", re.ASCII)
 _BLOCK_LINE = re.compile(r"\s*(\S+)\s+\S+ [KMG]iB\s+0x[0-9a-f]+\s+(0x[0-9a-f]+)", re.ASCII)
 _FLAT_LINE = re.compile(r"\s*([0-9a-f]{16})-([0-9a-f]{16}) \(prio -?\d+, \S+\): (\S+)(?: @([0-9a-f]{16}))?", re.ASCII)
@@ -90,12 +86,12 @@ def ram_layout(ramblocks: str, flat_view: str) -> RamLayout:
         begin, end = int(start, 16), int(stop, 16) + 1
         if region != name:
             continue
-        behind = begin - _4_GIB
-        if begin < _4_GIB and int(offset or "0", 16) == begin:
+        behind = begin - FOUR_GIB
+        if begin < FOUR_GIB and int(offset or "0", 16) == begin:
             low_bytes = max(low_bytes, end)
         elif behind < 0 or int(offset or "0", 16) != low_bytes + behind:
             raise RamOutOfReach(f"the guest's RAM ({name}) does not lie as in a PC")
-    if not low_bytes or (low_bytes < size_bytes and low_bytes >= _4_GIB):
+    if not low_bytes or (low_bytes < size_bytes and low_bytes >= FOUR_GIB):
         raise RamOutOfReach(f"the guest's RAM ({name}) does not begin at address 0; has it several memory backends?")
     return RamLayout(size_bytes, low_bytes)
 
@@ -178,10 +174,10 @@ def _is_ram_of(ram: GuestRam, target: Target, layout: RamLayout) -> bool:
     telling = 0
     for physical in [*_anywhere(layout), *_tables(target)]:
         try:
-            data = ram.read_physical(physical, _PAGE_BYTES)
+            data = ram.read_physical(physical, PAGE_BYTES)
         except (MemoryFault, OSError):
             return False
-        if data != target.read_physical(physical, _PAGE_BYTES):
+        if data != target.read_physical(physical, PAGE_BYTES):
             return False
         telling += any(data)
     return telling >= _TELLING
@@ -189,16 +185,16 @@ def _is_ram_of(ram: GuestRam, target: Target, layout: RamLayout) -> bool:
 
 def _anywhere(layout: RamLayout) -> Sequence[int]:
     pick = random.Random(layout.size_bytes)
-    offsets = [pick.randrange(1 << 20, layout.size_bytes) & -_PAGE_BYTES for _ in range(_ANYWHERE)]
-    return [at if at < layout.low_bytes else at - layout.low_bytes + _4_GIB for at in offsets]
+    offsets = [pick.randrange(1 << 20, layout.size_bytes) & -PAGE_BYTES for _ in range(_ANYWHERE)]
+    return [at if at < layout.low_bytes else at - layout.low_bytes + FOUR_GIB for at in offsets]
 
 
 # Page tables that are in use, breadth first.
 def _tables(target: Target) -> Sequence[int]:
-    tables = [target.registers(vcpu)["cr3"] & _FRAME for vcpu in target.vcpus[:_TABLES]]
+    tables = [target.registers(vcpu)["cr3"] & FRAME for vcpu in target.vcpus[:_TABLES]]
     for table in tables:
-        entries = memoryview(target.read_physical(table, _PAGE_BYTES)).cast("Q")
-        there = [entry & _FRAME for entry in entries if entry & (_PRESENT | _HUGE) == _PRESENT]
+        entries = memoryview(target.read_physical(table, PAGE_BYTES)).cast("Q")
+        there = [entry & FRAME for entry in entries if entry & (PRESENT | HUGE) == PRESENT]
         tables += there[: _TABLES - len(tables)]
         if len(tables) >= _TABLES:
             break

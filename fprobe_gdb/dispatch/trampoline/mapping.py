@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
 from fprobe_gdb.errors import ZoneError
+from fprobe_gdb.target.page_table import FRAME, HUGE, PRESENT
 
 __all__ = ["DIRECTORY_ENTRIES", "IMAGE_BASE", "place_zone", "read_directory", "read_table", "zone_entries"]
 
@@ -27,9 +28,6 @@ _GAP = 1
 # Intel SDM volume 3, 4.5: present, writable, accessed, dirty, 2 MiB page, global; not executable.
 _CODE = 0x1 | 0x20 | 0x40 | 0x80 | 0x100
 _DATA = _CODE | 0x2 | 1 << 63
-_PRESENT = 1
-_HUGE = 0x80
-_FRAME = 0x000F_FFFF_FFFF_F000
 
 ReadPhysical = Callable[[int, int], bytes]
 
@@ -47,16 +45,16 @@ def read_table(cr3: int, addr: int, level: int, read_physical: ReadPhysical) -> 
 
     :raise ZoneError: when there is none.
     """
-    table = cr3 & _FRAME
+    table = cr3 & FRAME
     for shift in (39, 30)[:level]:
         place = table + (addr >> shift & 511) * 8
         entry = int.from_bytes(read_physical(place, 8), "little")
-        if not entry & _PRESENT or entry & _HUGE:
+        if not entry & PRESENT or entry & HUGE:
             raise ZoneError(
                 f"cr3 {cr3:#x} leads to no page-middle directory for {addr:#x}: the kernel has not set its page "
                 "tables up yet, or pages in five levels (start QEMU without la57)"
             )
-        table = entry & _FRAME
+        table = entry & FRAME
     data = read_physical(table, 8 * DIRECTORY_ENTRIES)
     return table, [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
 
@@ -76,7 +74,7 @@ def place_zone(entries: Sequence[int], image: tuple[int, int], physical: int, si
     limit = _IMAGE_ENTRIES if behind + count <= _IMAGE_ENTRIES else DIRECTORY_ENTRIES
     for start in (*range(behind, limit - count + 1), *range(before - count, -1, -1)):
         # Until cleanup_highmap() has run, unused entries are not zero, but not present either.
-        if not any(entry & _PRESENT for entry in entries[start : start + count]):
+        if not any(entry & PRESENT for entry in entries[start : start + count]):
             code = IMAGE_BASE + start * HUGE_BYTES
             return Zone(physical, size_bytes, code, code + HUGE_BYTES, rings)
     raise ZoneError(

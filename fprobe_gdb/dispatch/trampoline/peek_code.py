@@ -11,18 +11,12 @@ from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at, rip
 from fprobe_gdb.dispatch.trampoline.window import Window
+from fprobe_gdb.target.page_table import FOUR_GIB, FRAME, HUGE, PAGE_BYTES, PRESENT, SHIFTS
 
 __all__ = ["SIZES", "Peeks", "load", "peek_code"]
 
 #: Bytes of numbers.
 SIZES = (1, 2, 4, 8)
-_PAGE_BYTES = 4096
-_4_GIB = 1 << 32
-# Intel SDM volume 3, 4.5: 4-level paging.
-_PRESENT = 1
-_HUGE = 1 << 7
-_FRAME = 0x000F_FFFF_FFFF_F000
-_SHIFTS = (39, 30, 21, 12)
 _CONSTANTS = ("frame", "low", "high", "4g", "window")
 
 
@@ -46,7 +40,7 @@ def peek_code(addr: int, window: Window) -> tuple[bytes, Peeks]:
     """
     asm = Asm(addr)
     # In front, so that their addresses are known.
-    values = (_FRAME, window.low_bytes, window.high_bytes, _4_GIB, window.base)
+    values = (FRAME, window.low_bytes, window.high_bytes, FOUR_GIB, window.base)
     constants = {name: addr + 8 * number for number, name in enumerate(_CONSTANTS)}
     asm.data(b"".join(value.to_bytes(8, "little") for value in values))
     code = _Peek(asm, constants)
@@ -78,19 +72,19 @@ class _Peek:
         asm.jcc("a", "bad")
         asm.mov_from_cr3("dx")
         asm.mov("r11", "dx")
-        for shift in _SHIFTS:
+        for shift in SHIFTS:
             asm.and_("r11", self._constant("frame"))
             self._seen(f"table{shift}")
             asm.mov("r10", "ax")
             asm.shr_imm("r10", shift - 3)
             asm.andl_imm("r10", 511 << 3)
             asm.mov("r11", at("r11", 0, "r10"))
-            asm.testl_imm("r11", _PRESENT)
+            asm.testl_imm("r11", PRESENT)
             asm.jcc("e", "bad")
             if shift in (30, 21):
-                asm.testl_imm("r11", _HUGE)
+                asm.testl_imm("r11", HUGE)
                 asm.jcc("ne", f"page{shift}")
-        for shift in _SHIFTS[:0:-1]:
+        for shift in SHIFTS[:0:-1]:
             self._page(shift)
         asm.label("bad")
         asm.stc()
@@ -128,8 +122,8 @@ class _Peek:
         asm.call(asm.address_of("translate"))
         asm.jcc("b", bad)
         asm.mov("r10", "ax")
-        asm.andl_imm("r10", _PAGE_BYTES - 1)
-        asm.cmp_imm("r10", _PAGE_BYTES - size_bytes)
+        asm.andl_imm("r10", PAGE_BYTES - 1)
+        asm.cmp_imm("r10", PAGE_BYTES - size_bytes)
         asm.jcc("a", crosses)
         load(asm, "ax", "r11", size_bytes)
         asm.clc()

@@ -16,19 +16,17 @@ from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, WINDOW_TABLES, Zone
 from fprobe_gdb.errors import ZoneError
+from fprobe_gdb.target.page_table import FOUR_GIB, PAGE_BYTES, PRESENT
 
 __all__ = ["TOP_BASE", "Window", "place_window", "window_tables"]
 
 #: The last entry of a page table root maps from here on.
 TOP_BASE = 0xFFFFFF8000000000
 _GIB = 1 << 30
-_4_GIB = 1 << 32
-_PAGE_BYTES = 4096
 _ENTRIES = 512
 # Intel SDM volume 3, 4.5: present, accessed; and of a 2 MiB page: huge, global; not executable, not writable.
 _TABLE = 0x1 | 0x20
 _PAGE = _TABLE | 0x80 | 0x100 | 1 << 63
-_PRESENT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +50,12 @@ def place_window(entries: Sequence[int], low_bytes: int, high_bytes: int, direct
     :param entries: the table for :data:`TOP_BASE`, each of its entries for 1 GiB.
     :raise ZoneError: there is no room, or there are no tables for so much RAM.
     """
-    count = (_4_GIB + high_bytes if high_bytes else low_bytes) + _GIB - 1 >> 30
+    count = (FOUR_GIB + high_bytes if high_bytes else low_bytes) + _GIB - 1 >> 30
     window = Window(0, low_bytes, high_bytes)
     if len(_gibs(window)) > WINDOW_TABLES:
         raise ZoneError(f"a guest with more than {WINDOW_TABLES} GiB of memory has no window for pads")
     for start in range(_ENTRIES - count):
-        if not any(entry & _PRESENT for entry in entries[start : start + count]):
+        if not any(entry & PRESENT for entry in entries[start : start + count]):
             return Window(TOP_BASE + start * _GIB, low_bytes, high_bytes, direct_map)
     raise ZoneError(f"there is no room for a window of {count} GiB in the kernel's last 512 GiB")
 
@@ -72,7 +70,7 @@ def window_tables(window: Window, zone: Zone) -> tuple[bytes, list[tuple[int, in
         pages = range(gib * _GIB, (gib + 1) * _GIB, HUGE_BYTES)
         values = [page | _PAGE if _is_ram(window, page) else 0 for page in pages]
         tables.append(b"".join(value.to_bytes(8, "little") for value in values))
-        place = zone.physical_of(zone.window_tables) + number * _PAGE_BYTES
+        place = zone.physical_of(zone.window_tables) + number * PAGE_BYTES
         entries.append(((window.base - TOP_BASE) // _GIB + gib, place | _TABLE))
     return b"".join(tables), entries
 
@@ -83,4 +81,4 @@ def _gibs(window: Window) -> list[int]:
 
 
 def _is_ram(window: Window, page: int) -> bool:
-    return page < window.low_bytes or 0 <= page - _4_GIB < window.high_bytes
+    return page < window.low_bytes or 0 <= page - FOUR_GIB < window.high_bytes
