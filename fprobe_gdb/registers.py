@@ -5,7 +5,15 @@ Every layer of this project uses these names; only the targets know what gdb or 
 
 from __future__ import annotations
 
-__all__ = ["ARGUMENT_REGISTERS", "GENERAL_REGISTERS", "MASK64", "REGISTERS", "SYSTEM_REGISTERS", "Registers"]
+__all__ = [
+    "ARGUMENT_REGISTERS",
+    "GENERAL_REGISTERS",
+    "MASK64",
+    "PRESERVED_REGISTERS",
+    "REGISTERS",
+    "SYSTEM_REGISTERS",
+    "Registers",
+]
 
 #: A vCPU's registers: name to unsigned value.
 Registers = dict[str, int]
@@ -23,5 +31,8 @@ REGISTERS = GENERAL_REGISTERS + SYSTEM_REGISTERS
 
 #: Where the System V ABI passes integer arguments one to six.
 ARGUMENT_REGISTERS = ("di", "si", "dx", "cx", "r8", "r9")
+
+#: What a function preserves for its caller, ``sp`` aside (System V ABI).
+PRESERVED_REGISTERS = ("bx", "bp", "r12", "r13", "r14", "r15")
 
 MASK64 = (1 << 64) - 1

@@ -29,6 +29,7 @@ from fprobe_gdb.dispatch.trampoline.pad_expr import (
     PadExpr,
     Task,
 )
+from fprobe_gdb.dispatch.trampoline.record_format import COMM_BYTES
 from fprobe_gdb.errors import NotCompiled
 from fprobe_gdb.expr import typed
 from fprobe_gdb.expr.kinds import ULONG, IntKind, Kind, PointerKind, TextKind
@@ -36,16 +37,14 @@ from fprobe_gdb.expr.names import Scope
 from fprobe_gdb.expr.typed import Typed
 from fprobe_gdb.kernel.btf import FuncProto
 from fprobe_gdb.kernel.values import argument_places
-from fprobe_gdb.registers import ARGUMENT_REGISTERS, MASK64
+from fprobe_gdb.registers import ARGUMENT_REGISTERS, MASK64, PRESERVED_REGISTERS
 from fprobe_gdb.session import lowering_places, lowering_text
 
 __all__ = ["GuestFacts", "Lowering", "TaskFields"]
 
 _WORD_BITS = 64
 _WORD_BYTES = 8
-_COMM_BYTES = 16
 _ERR_POINTERS = (1 << _WORD_BITS) - 4095
-_PRESERVED = ("bx", "bp", "r12", "r13", "r14", "r15")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +150,7 @@ class Lowering:
             case typed.Field(name="func"):
                 return lowering_text.Known(self.scope.func)
             case typed.Field(name="comm") if self.facts.task is not None:
-                return lowering_text.Stored(Task(), self.facts.task.comm, _COMM_BYTES, kept=True)
+                return lowering_text.Stored(Task(), self.facts.task.comm, COMM_BYTES, kept=True)
             case typed.Field(name=name):
                 raise NotCompiled(f"{name} is text that the kernel's symbols or types have to tell")
             case typed.StringOf(base=base, max_bytes=max_bytes):
@@ -177,9 +176,9 @@ class Lowering:
         return Imm(self.ip)
 
     def _register(self, name: str) -> PadExpr:
-        if self.scope.is_exit and name in ("ax", "dx", *_PRESERVED):
+        if self.scope.is_exit and name in ("ax", "dx", *PRESERVED_REGISTERS):
             return Left(name)
-        if not self.scope.is_exit and name in ("ax", *ARGUMENT_REGISTERS, *_PRESERVED):
+        if not self.scope.is_exit and name in ("ax", *ARGUMENT_REGISTERS, *PRESERVED_REGISTERS):
             return Entered(name)
         if not self.scope.is_exit and name == "sp":
             return Frame()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from operator import sub
 
 from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
-from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordField, RecordKind, record_bits, record_ip
+from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordKind, record_bits, record_ip
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
@@ -150,8 +150,7 @@ class RecordTracer:
         self._counted.update(words)
         if not form.returns:
             return
-        left_at = form.retval_at + 16 if form.decided else RecordField.TSC
-        tscs, entered = (columns[at // 8 :: step].tolist() for at in (left_at, form.retval_at + 8))
+        tscs, entered = (columns[at // 8 :: step].tolist() for at in (form.left_tsc_at, form.entered_tsc_at))
         exit_kind = record_bits(RecordKind.EXIT, self.probe.number)
         durations = self._durations
         for kind, word, counts in zip(batch.kinds, words, map(sub, tscs, entered), strict=True):

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from fprobe_gdb.dispatch.trampoline.assembler import Asm, at, rip
+from fprobe_gdb.dispatch.trampoline.assembler import Asm
 from fprobe_gdb.dispatch.trampoline.plans import Plan, Planner, Way
-from fprobe_gdb.dispatch.trampoline.zone import MAX_NODES, NODE_BYTES, STUB_BYTES, Zone
+from fprobe_gdb.dispatch.trampoline.stub_code import look_through, offset_of_stub
+from fprobe_gdb.dispatch.trampoline.zone import Zone
 from fprobe_gdb.errors import PlantRefused
 
 __all__ = ["UNWINDER", "GuestUnwinder", "UnwinderPads"]
@@ -27,9 +28,6 @@ UNWINDER = (_RET_ADDR, _TEXT_ADDRESS)
 #: So many stubs of one return address are looked through: a function that is recorded and handled, or that jumps to one
 #: that is, has more than one. What an unwinder finds in a stack may be old, and old nodes may stand for each other.
 MAX_STUBS = 8
-
-_NODE_SHIFT = (NODE_BYTES // STUB_BYTES).bit_length() - 1
-assert STUB_BYTES << _NODE_SHIFT == NODE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,32 +47,19 @@ class UnwinderPads:
         asm.label("ret_addr")
         asm.movl_imm("ax", MAX_STUBS)
         asm.label("next_stub")
-        _to_offset(asm, zone, "dx", "others")
-        asm.shl_imm("r11", _NODE_SHIFT)
-        asm.lea("r10", rip(zone.nodes))
-        # Its first word, with the host's nodes and with those of pads.
-        asm.mov("dx", at("r10", 0, "r11"))
+        look_through(asm, zone, "dx", "r11", "others")
         asm.decl("ax")
         asm.jcc("ne", "next_stub")
         asm.label("others")
         asm.ret()
         asm.label("text_address")
-        _to_offset(asm, zone, "di", "no_stub")
+        offset_of_stub(asm, zone, "di", "r11", "no_stub")
         asm.movl_imm("ax", 1)
         # Not to the function, but to its caller.
         asm.add_imm("sp", 8)
         asm.label("no_stub")
         asm.ret()
         return cls(asm.finish(), asm.address_of("ret_addr"), asm.address_of("text_address"))
-
-
-# Offset of a stub in r11, or on to a label if this is the address of no stub.
-def _to_offset(asm: Asm, zone: Zone, addr: str, else_to: str) -> None:
-    asm.mov("r11", addr)
-    asm.lea("r10", rip(zone.stubs))
-    asm.sub("r11", "r10")
-    asm.cmp_imm("r11", MAX_NODES * STUB_BYTES)
-    asm.jcc("ae", else_to)
 
 
 class GuestUnwinder:

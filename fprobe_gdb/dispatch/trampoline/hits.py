@@ -23,9 +23,10 @@ from fprobe_gdb.dispatch.trampoline.outcome import Outcome
 from fprobe_gdb.dispatch.trampoline.pad_hit import Handled, PadHit
 from fprobe_gdb.dispatch.trampoline.pads import Field, Kind
 from fprobe_gdb.dispatch.trampoline.planter import Planter
+from fprobe_gdb.dispatch.trampoline.record_format import FENTRY_BYTES
 from fprobe_gdb.dispatch.trampoline.returns import Returns
 from fprobe_gdb.dispatch.trampoline.run_state import RunState
-from fprobe_gdb.dispatch.trampoline.sites import FENTRY_BYTES, SitePlan, Sites
+from fprobe_gdb.dispatch.trampoline.sites import SitePlan, Sites
 from fprobe_gdb.dispatch.trampoline.slots import FRAME, Slots
 from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard
 from fprobe_gdb.errors import PlantRefused

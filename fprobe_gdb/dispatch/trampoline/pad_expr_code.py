@@ -39,7 +39,8 @@ from fprobe_gdb.dispatch.trampoline.pad_expr import (
     Within,
 )
 from fprobe_gdb.dispatch.trampoline.peek_code import Peeks, load
-from fprobe_gdb.dispatch.trampoline.zone import MAX_NODES, NODE_BYTES, STUB_BYTES, Zone
+from fprobe_gdb.dispatch.trampoline.stub_code import look_through
+from fprobe_gdb.dispatch.trampoline.zone import Zone
 
 __all__ = ["ExprCode", "Seat"]
 
@@ -376,17 +377,11 @@ class ExprCode:
             assert self.seat.frame_in
             self.asm.mov("ax", self.seat.frame_in)
 
-    # A stub stands for the return address in its node, which may be a stub again: a tail call.
     def _caller(self) -> None:
-        asm, zone, again, real = self.asm, self.seat.zone, self._label(), self._label()
+        asm, again, real = self.asm, self._label(), self._label()
         asm.mov("ax", self.seat.ret_addr)
         asm.label(again)
-        asm.mov("r11", "ax")
-        asm.sub_imm("r11", zone.stubs - _SIGN)
-        asm.cmp_imm("r11", MAX_NODES * STUB_BYTES)
-        asm.jcc("ae", real)
-        asm.shl_imm("r11", NODE_BYTES.bit_length() - STUB_BYTES.bit_length())
-        asm.mov("ax", at("r11", zone.nodes - _SIGN))
+        look_through(asm, self.seat.zone, "ax", "r11", real)
         asm.jmp(again)
         asm.label(real)
 

@@ -23,7 +23,9 @@ from enum import IntEnum
 
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
 from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at, gs, rip
-from fprobe_gdb.dispatch.trampoline.zone import MAX_NODES, NODE_BYTES, SLOT_BYTES, SLOTS, STUB_BYTES, Zone
+from fprobe_gdb.dispatch.trampoline.record_format import FENTRY_BYTES
+from fprobe_gdb.dispatch.trampoline.stub_code import NODES_BY_STUBS_SHIFT
+from fprobe_gdb.dispatch.trampoline.zone import MAX_NODES, SLOT_BYTES, SLOTS, STUB_BYTES, Zone
 
 __all__ = ["DOORBELL_PORT", "SLOT_REGISTERS", "Action", "CallPads", "Field", "Kind", "NodeField", "State", "call_pads"]
 
@@ -253,7 +255,7 @@ class _Pad:
         asm.mov("ax", at("sp", _BELOW))
         if kind is Kind.ENTRY:
             asm.mov(at("r12", Field.TO), "ax")
-            asm.sub_imm("ax", 5)
+            asm.sub_imm("ax", FENTRY_BYTES)
             asm.mov(at("r12", Field.IP), "ax")
             asm.mov("ax", at("sp", _BELOW + 8))
             asm.mov(at("r12", Field.RET_IP), "ax")
@@ -280,9 +282,9 @@ class _Pad:
     def _find_node(self, register: str, pushed: Mem) -> None:
         asm, zone = self.asm, self.zone
         asm.mov(register, pushed)
-        asm.lea("ax", rip(zone.stubs + 5))
+        asm.lea("ax", rip(zone.stubs + FENTRY_BYTES))
         asm.sub(register, "ax")
-        asm.shl_imm(register, (NODE_BYTES // STUB_BYTES).bit_length() - 1)
+        asm.shl_imm(register, NODES_BY_STUBS_SHIFT)
         asm.lea("ax", rip(zone.nodes))
         asm.add(register, "ax")
 
@@ -449,7 +451,7 @@ class _Pad:
         asm = self.asm
         if kind is Kind.ENTRY:
             asm.mov("ax", at("sp", _BELOW))
-            asm.sub_imm("ax", 5)
+            asm.sub_imm("ax", FENTRY_BYTES)
             self._count_lost_entry()
         else:
             self._end_call(at("sp", _BELOW))

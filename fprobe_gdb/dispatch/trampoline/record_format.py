@@ -26,7 +26,7 @@ __all__ = [
     "record_ip",
 ]
 
-#: A record's ``ip`` is what the fentry call pushes, so much behind the location.
+#: ``call pad``, ``call __fentry__`` and the NOP. What the call pushes, and a record's ``ip``, is behind it.
 FENTRY_BYTES = 5
 #: Where it begins in the record's first word.
 IP_SHIFT = 16
@@ -167,6 +167,16 @@ class RecordForm:
     def retval_at(self) -> int:
         """Offset of what an exit has: the register ax, its entry's ``tsc``, and that by which it was decided."""
         return RecordField.NODE + (8 if self.returns else 0)
+
+    @property
+    def entered_tsc_at(self) -> int:
+        """Offset of the ``tsc`` of an exit's entry."""
+        return self.retval_at + 8
+
+    @property
+    def left_tsc_at(self) -> int:
+        """Offset of the counter value by which an exit's duration goes."""
+        return self.retval_at + 16 if self.decided else RecordField.TSC
 
     @property
     def names_at(self) -> int:

@@ -48,30 +48,24 @@ from fprobe_gdb.dispatch.trampoline.record_format import (
     RingWord,
     record_bits,
 )
+from fprobe_gdb.dispatch.trampoline.stub_code import NODES_BY_STUBS_SHIFT, look_through
 from fprobe_gdb.dispatch.trampoline.zone import (
     HOST_NODES,
     LOSS_SHIFT,
-    MAX_NODES,
     NODE_ARGS_BYTES,
     NODE_BYTES,
     RING_WORDS_BYTES,
-    STUB_BYTES,
     Zone,
 )
-from fprobe_gdb.registers import ARGUMENT_REGISTERS
+from fprobe_gdb.registers import ARGUMENT_REGISTERS, PRESERVED_REGISTERS
 
 __all__ = ["PadPlace", "RecordPads", "record_pads"]
 
 # On the stack behind _save(): dx, ax, and then what was there.
 _BEHIND = 16
 _RETURN_SLOT = 24
-_NODES_BY_STUBS_SHIFT = NODE_BYTES.bit_length() - STUB_BYTES.bit_length()
-_STUBS_BYTES = MAX_NODES * STUB_BYTES
 _SIGN = 1 << 64
 _ALIGN = 64
-_PRESERVED = ("bx", "bp", "r12", "r13", "r14", "r15")
-
-
 _NOTHING = Asked()
 
 
@@ -251,7 +245,7 @@ class _Pad:
         self._preempt_off()
         asm.mov("di", at("sp"))
         asm.sub_imm("di", zone.stubs + FENTRY_BYTES - _SIGN)
-        asm.shl_imm("di", _NODES_BY_STUBS_SHIFT)
+        asm.shl_imm("di", NODES_BY_STUBS_SHIFT)
         asm.add_imm("di", zone.nodes - _SIGN)
         asm.mov("ax", at("di", NodeWord.RET_ADDR))
         asm.mov(at("sp"), "ax")
@@ -288,7 +282,7 @@ class _Pad:
         asm.mov(at("r11", RecordField.NODE), "di")
         asm.mov(at("r11", self.form.retval_at), "r8")
         asm.mov("ax", at("di", NodeWord.ENTERED))
-        asm.mov(at("r11", self.form.retval_at + 8), "ax")
+        asm.mov(at("r11", self.form.entered_tsc_at), "ax")
         if self.form.decided:
             self._decided()
         asm.mov("ax", at("di", NodeWord.WORD))
@@ -298,7 +292,7 @@ class _Pad:
     # What only records of whole calls have.
     def _decided(self) -> None:
         asm, form = self.asm, self.form
-        asm.mov(at("r11", form.retval_at + 16), "cx")
+        asm.mov(at("r11", form.left_tsc_at), "cx")
         if form.args:
             for at_bytes in range(0, NODE_ARGS_BYTES, 8):
                 asm.mov("ax", at("si", at_bytes))
@@ -310,7 +304,7 @@ class _Pad:
     def _ask_at_entry(self, scope: str) -> ExprCode | None:
         if self.asked.at_entry is None:
             return None
-        registers = {name: name for name in (*ARGUMENT_REGISTERS, *_PRESERVED)}
+        registers = {name: name for name in (*ARGUMENT_REGISTERS, *PRESERVED_REGISTERS)}
 
         def seat(kept_bytes: int) -> Seat:
             return self._seat(
@@ -334,7 +328,7 @@ class _Pad:
         def seat(kept_bytes: int) -> Seat:
             return self._seat(
                 entered={name: at("si", 8 * number) for number, name in enumerate(ARGUMENT_REGISTERS)},
-                left={name: name for name in _PRESERVED} | {"ax": "r8", "dx": "r9"},
+                left={name: name for name in PRESERVED_REGISTERS} | {"ax": "r8", "dx": "r9"},
                 frame_in=at("di", NodeWord.FRAME),
                 ret_addr=at("di", NodeWord.RET_ADDR),
                 entered_tsc=at("di", NodeWord.ENTERED),
@@ -541,16 +535,10 @@ class _Pad:
         asm.label(scope + "real_parent")
         asm.mov(at("r11", RecordField.RET_IP), "ax")
 
-    # A stub stands for the return address in its node, which may be a stub again: a tail call.
     def _stub_parent(self, scope: str) -> None:
-        asm, zone = self.asm, self.place.zone
+        asm = self.asm
         asm.label(scope + "stub_parent")
-        asm.mov("dx", "ax")
-        asm.sub_imm("dx", zone.stubs - _SIGN)
-        asm.cmp_imm("dx", _STUBS_BYTES)
-        asm.jcc("ae", scope + "real_parent")
-        asm.shl_imm("dx", _NODES_BY_STUBS_SHIFT)
-        asm.mov("ax", at("dx", zone.nodes + NodeWord.RET_ADDR - _SIGN))
+        look_through(asm, self.place.zone, "ax", "dx", scope + "real_parent")
         asm.jmp(scope + "stub_parent")
 
     def _arguments(self) -> None:

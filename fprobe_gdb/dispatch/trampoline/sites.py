@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.planter import Planter
+from fprobe_gdb.dispatch.trampoline.record_format import FENTRY_BYTES
 from fprobe_gdb.dispatch.trampoline.recorder import Recorder
 from fprobe_gdb.dispatch.trampoline.returns import Returns
 from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
 from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard
 from fprobe_gdb.probe.core import ProbeCore
 
-__all__ = ["FENTRY_BYTES", "SitePlan", "Sites"]
-
-#: ``call pad``, ``call __fentry__`` and the NOP.
-FENTRY_BYTES = 5
+__all__ = ["SitePlan", "Sites"]
 
 
 @dataclass(slots=True)

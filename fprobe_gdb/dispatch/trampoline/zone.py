@@ -239,3 +239,6 @@ class Zone:
         if self.stubs <= addr < self.stubs_end and (addr - self.stubs) % STUB_BYTES == 0:
             return (addr - self.stubs) // STUB_BYTES
         return None
+
+
+assert Zone.LOST + Zone.LOST_CELLS * Zone.LOST_CELL_BYTES <= Zone.FILTER
