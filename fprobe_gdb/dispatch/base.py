@@ -9,8 +9,12 @@ from typing import Protocol
 from emu.deadline import Deadline
 from fprobe_gdb.dispatch.clock import GuestClock
 from fprobe_gdb.dispatch.cpu_state import CpuState
+from fprobe_gdb.target.base import Target
 
-__all__ = ["Dispatch", "RunEnd"]
+__all__ = ["Dispatch", "RunEnd", "stop_guest"]
+
+# How long a running guest may take to stop when asked: on a loaded host a vCPU thread may have to be scheduled first.
+_STOP_SEC = 30.0
 
 
 class RunEnd(Enum):
@@ -110,3 +114,13 @@ class Dispatch(Protocol):
     def recover_return(self, slot_addr: int, value: int) -> int | None:
         """What a return slot held before this dispatch put ``value`` there; None when it did not."""
         ...
+
+
+def stop_guest(target: Target) -> None:
+    """Stop a running guest. It may stop for something else just before.
+
+    :raise WaitTimeout: when it does not.
+    :raise TargetLost: when it is gone.
+    """
+    target.interrupt()
+    target.wait(Deadline(_STOP_SEC))

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from emu.deadline import Deadline
 from fprobe_gdb.dispatch.advance import advance, skip_length
-from fprobe_gdb.dispatch.base import RunEnd
+from fprobe_gdb.dispatch.base import RunEnd, stop_guest
 from fprobe_gdb.dispatch.clock import GuestClock
 from fprobe_gdb.dispatch.cpu_state import CpuState, PerCpuOffsets, read_cpu_state
 from fprobe_gdb.dispatch.guest_call import GuestCall
@@ -32,9 +32,6 @@ from fprobe_gdb.registers import MASK64
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
 
 __all__ = ["BreakpointDispatch"]
-
-# How long a running guest may take to stop when asked: on a loaded host a vCPU thread may have to be scheduled first.
-_STOP_SEC = 30.0
 
 
 # A hit whose handlers are running. ``landing`` is where a guest function that they call returns to.
@@ -148,8 +145,7 @@ class BreakpointDispatch:
 
     # Stop the running guest and handle what it ran into on the way.
     def _halt(self) -> None:
-        self.target.interrupt()
-        self.target.wait(Deadline(_STOP_SEC))
+        stop_guest(self.target)
         self._drain()
 
     def sync(self) -> None:

@@ -45,7 +45,7 @@ def run_errand(k: Kernel, body: Callable[[], T], *, timeout_sec: float = 60.0) -
     try:
         k.shell(":", timeout_sec=timeout_sec)
     finally:
-        if any(fp is it for it in k.fprobes):
+        if fp in k.fprobes:
             k.unregister_fprobe(fp)
     if not results:
         raise GuestCallError(f"no task of the guest came to {GATE}, where a function was to be called")

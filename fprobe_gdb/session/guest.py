@@ -31,7 +31,7 @@ from emu.agent import CommandResult, RunningCommand
 from emu.deadline import Deadline
 from emu.errors import AgentLost, BootTimeout, CommandTimeout, GuestLostError, GuestPanicError
 from emu.machine import Machine
-from fprobe_gdb.dispatch.base import Dispatch, RunEnd
+from fprobe_gdb.dispatch.base import Dispatch, RunEnd, stop_guest
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
@@ -95,8 +95,6 @@ _CALL_SEC = 30.0
 # A pad takes a microsecond, but its vCPU may have to be scheduled by the host first.
 _SETTLE_SEC = 5.0
 _CONSOLE_TAIL = 20
-# How long a running guest may take to stop when asked: on a loaded host a vCPU thread may have to be scheduled first.
-_STOP_SEC = 30.0
 # How long to look for a moment at which a vCPU is not in user mode, and in which steps.
 _KERNEL_MODE_SEC = 3.0
 _A_WHILE_SEC = 0.01
@@ -240,8 +238,7 @@ class Kernel(GuestView):
         there = (TargetState.STOPPED, TargetState.RUNNING)
         try:
             if self.target.state is TargetState.RUNNING:
-                self.target.interrupt()
-                self.target.wait(Deadline(_STOP_SEC))
+                stop_guest(self.target)
             if self.target.state is TargetState.STOPPED and self._is_checked:
                 # No handler is called any more.
                 self._core.unregister_all()
@@ -660,8 +657,7 @@ class Kernel(GuestView):
             with contextlib.suppress(WaitTimeout):
                 self.target.wait(Deadline(_A_WHILE_SEC))
                 continue
-            self.target.interrupt()
-            self.target.wait(Deadline(_STOP_SEC))
+            stop_guest(self.target)
 
     # The kernel is known to be so far from its link addresses.
     def _move(self, slide: int) -> None:

@@ -146,7 +146,7 @@ class ProbeEventRunner:
         live = self._k.fprobes
         for fprobe in reversed(self.fprobes):
             # A handler that raised has had them all removed already.
-            if any(fprobe is it for it in live):
+            if fprobe in live:
                 self._k.unregister_fprobe(fprobe)
 
     @property

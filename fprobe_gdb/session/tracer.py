@@ -124,7 +124,7 @@ class Tracer:
         """Stop to trace; the guest is stopped. What a handler that raised has removed already stays so."""
         if self._runner is not None:
             self._runner.unregister()
-        if any(self.fprobe is it for it in self._k.fprobes):
+        if self.fprobe in self._k.fprobes:
             self._k.unregister_fprobe(self.fprobe)
 
     def output(self, data: bytes) -> None:

@@ -15,28 +15,15 @@ from fprobe_gdb.errors import ExprError, UsageError
 from fprobe_gdb.events import EntryEvent, ExitEvent, SummaryEvent
 from fprobe_gdb.output.aggregate_count_by import CountBy
 from fprobe_gdb.output.aggregate_histogram import Histogram
-from fprobe_gdb.output.base import AnyEvent
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.selection import select
 from fprobe_gdb.session.tracer import Tracer
+from tests.integration.list_sink import ListSink
 
 pytestmark = pytest.mark.qemu
 
 Guest = Callable[..., Kernel]
 CALLS = 10
-
-
-class ListSink:
-    """Keeps the events."""
-
-    def __init__(self) -> None:
-        self.events: list[AnyEvent] = []
-
-    def write(self, event: AnyEvent) -> None:
-        self.events.append(event)
-
-    def close(self) -> None:
-        pass
 
 
 def traced(k: Kernel, questions: Questions, **more: bool) -> tuple[list[int], list[int], SummaryEvent]:

@@ -13,12 +13,12 @@ import pytest
 
 from fprobe_gdb import Kernel
 from fprobe_gdb.events import EntryEvent, ExitEvent, SummaryEvent
-from fprobe_gdb.output.base import AnyEvent
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.pad_questions import asked_by, guest_facts
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.selection import select
 from fprobe_gdb.session.tracer import Tracer
+from tests.integration.list_sink import ListSink
 from tests.integration.tool import run_tool
 
 pytestmark = pytest.mark.qemu
@@ -47,19 +47,6 @@ QUESTIONS = [
 ]
 
 Shown = tuple[list[tuple[int, ...]], list[int], list[str | None], SummaryEvent]
-
-
-class ListSink:
-    """Keeps the events."""
-
-    def __init__(self) -> None:
-        self.events: list[AnyEvent] = []
-
-    def write(self, event: AnyEvent) -> None:
-        self.events.append(event)
-
-    def close(self) -> None:
-        pass
 
 
 def run(k: Kernel, tracer: Tracer | RecordTracer, sink: ListSink) -> Shown:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from emu.deadline import Deadline
+from fprobe_gdb.dispatch.base import stop_guest
 from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
 from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.shared_words import SharedWords
@@ -13,7 +14,6 @@ from fprobe_gdb.target.base import Target, TargetState
 
 __all__ = ["RunState"]
 
-_STOP_SEC = 30.0
 _STEP_SEC = 10.0
 
 
@@ -51,8 +51,7 @@ class RunState:
     def halt(self) -> None:
         """Stop the guest, if it runs."""
         if self.running:
-            self._target.interrupt()
-            self._target.wait(Deadline(_STOP_SEC))
+            stop_guest(self._target)
             self._note_stop()
 
     def wait(self, deadline: Deadline, wake: Sequence[int] = ()) -> bool:
