@@ -429,6 +429,61 @@ class RamOutOfReach(ZoneError):
         super().__init__(f"the memory of a guest that was attached to is not shared with us, and QEMU's: {why}")
 
 
+class ZoneNotShared(ZoneError):
+    """The guest was booted without memory that is shared with us, or with none set aside for the zone."""
+
+    def __init__(self) -> None:
+        super().__init__("this guest's memory is not shared with us; boot it with dispatch='trampoline' or 'auto'")
+
+
+class ZoneNotMapped(ZoneError):
+    """The guest's page tables have no place where the zone, or the window onto all memory, could be seen."""
+
+
+class RecordRefused(ZoneError):
+    """A recording cannot be had in this zone. No function of the same request is recorded; handlers can do it.
+
+    :param why: as a clause.
+    :param advice: what to do about it.
+    """
+
+    def __init__(self, why: str, advice: str) -> None:
+        super().__init__(f"{why}; {advice}")
+        self.why = why
+
+
+class RecordNoTrampolines(RecordRefused):
+    """The guest has breakpoints."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"recording needs trampolines, but {why}", "boot it with dispatch='trampoline'")
+
+
+class RecordNoRing(RecordRefused):
+    """The zone has no room for a ring of records for each CPU."""
+
+    def __init__(self, cpus: int) -> None:
+        super().__init__(
+            f"the landing zone has no room for a ring of records for each of {cpus} CPUs", "give the guest more memory"
+        )
+
+
+class RecordTooMany(RecordRefused):
+    """There are as many recording probes as there can be, or some of their calls are still in flight."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} recording probes are there, or some of their calls are", "remove one")
+
+
+class RecordNoNodes(RecordRefused):
+    """Other recording probes have all nodes, one of which each call takes whose return is recorded."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the landing zone has no node left for returns", "remove a recording probe, or record entries only"
+        )
+
+
 class PlantRefused(FprobeGdbError):
     """A function cannot be given a trampoline. No function of the same request has been given one.
 
@@ -465,6 +520,15 @@ class SiteNoRoom(PlantRefused):
         super().__init__(ip, "the landing zone has no room for its stub; probe fewer functions at once")
 
 
+class SiteNoCode(PlantRefused):
+    """The landing zone has no room left for the code of a recording pad; each question that is asked has its own."""
+
+    why = "the landing zone has no room for the pads of so many different questions and recordings"
+
+    def __init__(self, ip: int) -> None:
+        super().__init__(ip, f"{self.why}; ask fewer functions at once, or let handlers do it (--no-record, Fprobe)")
+
+
 class SiteRecorded(PlantRefused):
     """The function is recorded by another recording probe."""
 
@@ -474,6 +538,8 @@ class SiteRecorded(PlantRefused):
 
 class SiteNotRecorded(PlantRefused):
     """The function has no fentry instruction; a recording pad has to be called from one."""
+
+    why = "a function has no fentry instruction"
 
     def __init__(self, ip: int) -> None:
         super().__init__(

@@ -18,7 +18,7 @@ from fprobe_gdb.cli.progress import working
 from fprobe_gdb.cli.record_options import record_options, should_record
 from fprobe_gdb.cli.sinks import open_sink
 from fprobe_gdb.cli.trace_options import Form, TraceCommand, What, form_options, what_options
-from fprobe_gdb.errors import GuestPanic, NotCompiled, TargetLost
+from fprobe_gdb.errors import GuestPanic, NotCompiled, RecordRefused, SiteNoCode, SiteNotRecorded, TargetLost
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.session.command_gate import start_at_gate
@@ -175,23 +175,46 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
             except NotCompiled as error:
                 why_handlers = error.why
             else:
-                _follow(k, recorder, request, lambda: recorder.register(ips))
+                _follow(k, recorder, request, lambda: _record(k, sink, request, judge, recorder, ips))
                 return
-        tracer = Tracer(
-            k,
-            sink,
-            entry_only=request.entry_only,
-            nr_maxactive=request.nr_maxactive,
-            max_hits=request.max_hits,
-            judge=judge,
-            stack=request.form.stack,
-            tracefs=request.form.format == "ftrace",
-            why_handlers=why_handlers,
-        )
+        tracer = _tracer(k, sink, request, judge, why_handlers)
         definitions = request.what.definitions(k)
         # At the gate the guest's shell is busy.
         k.tracepoints.switch_on(it.symbol for it in definitions if it.is_tracepoint)
-        _follow(k, tracer, request, lambda: tracer.register(ips, definitions, request.what.selection))
+
+        def register() -> Tracer:
+            tracer.register(ips, definitions, request.what.selection)
+            return tracer
+
+        _follow(k, tracer, request, register)
+
+
+# Start to record, or let handlers do it where that is refused. Gives what traces.
+def _record(
+    k: Kernel, sink: EventSink, request: _Request, judge: Judge | None, recorder: RecordTracer, ips: list[int]
+) -> Tracer | RecordTracer:
+    try:
+        recorder.register(ips)
+    except (RecordRefused, SiteNoCode, SiteNotRecorded) as error:
+        tracer = _tracer(k, sink, request, judge, error.why)
+        tracer.register(ips)
+        return tracer
+    return recorder
+
+
+# A tracer with handlers.
+def _tracer(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None, why_handlers: str) -> Tracer:
+    return Tracer(
+        k,
+        sink,
+        entry_only=request.entry_only,
+        nr_maxactive=request.nr_maxactive,
+        max_hits=request.max_hits,
+        judge=judge,
+        stack=request.form.stack,
+        tracefs=request.form.format == "ftrace",
+        why_handlers=why_handlers,
+    )
 
 
 # A tracer that does without handlers.
@@ -238,12 +261,14 @@ def _questions(values: dict[str, Any]) -> Questions:
     )
 
 
-# Run until the command or the trace ends, and write the summary, however that is.
-def _follow(k: Kernel, tracer: Tracer | RecordTracer, request: _Request, register: Callable[[], None]) -> None:
+# Run until the command or the trace ends, and write the summary, however that is. `register` gives what traces then.
+def _follow(
+    k: Kernel, tracer: Tracer | RecordTracer, request: _Request, register: Callable[[], Tracer | RecordTracer]
+) -> None:
     ended, status = "interrupted", None
     try:
         if request.from_boot:
-            register()
+            tracer = register()
             if not k.wait_boot(k.options.boot_timeout_sec):
                 ended = "max-hits"
                 return
@@ -252,7 +277,7 @@ def _follow(k: Kernel, tracer: Tracer | RecordTracer, request: _Request, registe
             running = k.start(request.command, keep_output=False)
         else:
             running = start_at_gate(k, request.command, deadline)
-            register()
+            tracer = register()
         status = follow(k, running, deadline, tracer.output)
         ended = "command finished" if status is not None else "max-hits"
     except CommandTimeout:

@@ -46,6 +46,8 @@ from fprobe_gdb.errors import (
     MemoryFault,
     ModuleError,
     PlantRefused,
+    RecordNoRing,
+    RecordNoTrampolines,
     SiteNotRecorded,
     StateError,
     TargetLost,
@@ -53,6 +55,7 @@ from fprobe_gdb.errors import (
     UsageError,
     WaitTimeout,
     ZoneError,
+    ZoneNotMapped,
 )
 from fprobe_gdb.events import MissReason
 from fprobe_gdb.kernel.kaslr import find_slide
@@ -476,14 +479,14 @@ class Kernel(GuestView):
             the order of each CPU, one CPU after the other.
         :param asked: by location, what is asked of each call before it is recorded. If something is asked at returns,
             calls are recorded there, each as one record.
-        :raise ZoneError: without trampolines, or when there is no room for another probe.
+        :raise RecordRefused: without trampolines, or when there is no room for another probe.
         :raise PlantRefused: when one of the functions cannot be given a trampoline; then none is recorded.
         """
         dispatch = self._recording_dispatch
         if self.target.state is not TargetState.STOPPED or dispatch.in_handler:
             raise StateError("recording", "running", "stopped, outside handlers")
         if self.num_possible_cpus() > dispatch.zone.rings:
-            raise ZoneError(f"the landing zone has no ring of records for each of {self.num_possible_cpus()} CPUs")
+            raise RecordNoRing(self.num_possible_cpus())
         if (ip := self.records.without_fentry(ips)) is not None:
             raise SiteNotRecorded(ip)
         decided = any(it.at_exit is not None for it in (asked or {}).values())
@@ -545,7 +548,7 @@ class Kernel(GuestView):
     def tsc_khz(self) -> int:
         """How many counts a millisecond of records' time stamps has, by the guest's measurement; 0 early in boot.
 
-        :raise ZoneError: without trampolines.
+        :raise RecordNoTrampolines: the guest has none.
         """
         return self._recording_dispatch.tsc_khz
 
@@ -557,17 +560,19 @@ class Kernel(GuestView):
     def open_window(self) -> bool:
         """Let recording pads follow pointers. Returns whether they can. The guest is stopped.
 
-        :raise ZoneError: without trampolines.
+        :raise RecordNoTrampolines: the guest has none.
         """
+        dispatch = self._recording_dispatch
         if isinstance(self.machine, Machine):
-            map_window(self._recording_dispatch, self.symbols)
-        return self._recording_dispatch.recorder.reaches_memory
+            with contextlib.suppress(ZoneNotMapped):
+                map_window(dispatch, self.symbols)
+        return dispatch.recorder.reaches_memory
 
     @property
     def _recording_dispatch(self) -> TrampolineDispatch:
         if not isinstance(self._dispatch, TrampolineDispatch):
             why = self._why_breakpoints or "the guest has not booted, or was booted with breakpoints"
-            raise ZoneError(f"recording needs trampolines, but {why}")
+            raise RecordNoTrampolines(why)
         return self._dispatch
 
     def _task_names(self) -> TaskNames | None:

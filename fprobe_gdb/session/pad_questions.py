@@ -11,9 +11,6 @@ from fprobe_gdb.session.lowering import GuestFacts, Lowering, TaskFields
 
 __all__ = ["asked_by", "guest_facts"]
 
-# Each has pads of its own, a page holds three of them, and there are some 60 pages.
-_MOST_DIFFERENT = 150
-
 
 def asked_by(judge: Judge, facts: GuestFacts) -> dict[int, Asked]:
     """What pads ask of each function's calls, by location.
@@ -27,8 +24,6 @@ def asked_by(judge: Judge, facts: GuestFacts) -> dict[int, Asked]:
         entry = _all(Lowering(scope, ip, facts), ip, [judge.at_entry] if judge.at_entry else [])
         leave = _all(Lowering(judge.exits[ip], ip, facts), ip, judge.at_exit)
         asked[ip] = Asked(entry, leave)
-    if (different := len(set(asked.values()))) > _MOST_DIFFERENT:
-        raise NotCompiled(f"{different:,} different questions are asked, one for each kind of function")
     return asked
 
 
@@ -40,7 +35,7 @@ def _all(lowering: Lowering, ip: int, filters: list[Filter[int]]) -> PadExpr | N
 def guest_facts(k: Kernel) -> GuestFacts:
     """What there is to know of a stopped guest with trampolines.
 
-    :raise ZoneError: it has none.
+    :raise RecordNoTrampolines: it has none.
     """
     try:
         task = k.knowledge.btf.struct("task_struct")

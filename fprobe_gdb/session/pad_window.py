@@ -22,7 +22,7 @@ def map_window(dispatch: TrampolineDispatch, symbols: SymbolTable) -> None:
     """Give the pads of a stopped guest a window onto all its memory, if they have none.
 
     :param symbols: at the addresses of the guest.
-    :raise ZoneError: there is no room for it.
+    :raise ZoneNotMapped: there is no room for it.
     """
     if dispatch.recorder.reaches_memory:
         return

@@ -15,7 +15,7 @@ from fprobe_gdb.dispatch.trampoline.mapping import place_zone, read_directory, z
 from fprobe_gdb.dispatch.trampoline.plans import Planner
 from fprobe_gdb.dispatch.trampoline.text_guard import GUARDED
 from fprobe_gdb.dispatch.trampoline.zone import MAX_RINGS, Zone
-from fprobe_gdb.errors import MemoryFault, ZoneError
+from fprobe_gdb.errors import MemoryFault, ZoneNotShared
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.kernel.patched_text import PatchedText
 from fprobe_gdb.kernel.percpu import PerCpuLayout
@@ -48,7 +48,7 @@ def open_trampolines(
     :raise ZoneError: when the machine has no shared RAM, or the zone cannot be mapped.
     """
     if machine.ram is None or machine.doorbell is None or not machine.spec.reserved_mib:
-        raise ZoneError("this guest's memory is not shared with us; boot it with dispatch='trampoline' or 'auto'")
+        raise ZoneNotShared
     symbols = knowledge.symbols.slid(slide)
     ram = GuestRam(machine.ram, machine.ram_fd)
     cr3 = target.registers(0)["cr3"]

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from fprobe_gdb import Kernel
+from fprobe_gdb import Fprobe, Kernel
+from fprobe_gdb.errors import SiteNoCode
 from fprobe_gdb.events import EntryEvent, ExitEvent, SummaryEvent
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.pad_questions import asked_by, guest_facts
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.selection import select
 from fprobe_gdb.session.tracer import Tracer
+from tests.integration.guest_tracer import run as run_shell
 from tests.integration.list_sink import ListSink
 from tests.integration.tool import run_tool
 
@@ -136,3 +138,38 @@ def test_the_command_says_why_it_does_not(tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     (line,) = [line for line in outcome.lines if line.startswith("dispatch: ")]
     assert line.startswith("dispatch: trampoline (rsp); not recorded, since the pattern '*load' is more than")
+
+
+def test_the_command_goes_on_with_handlers_where_pads_do_not_fit(tmp_path: Path) -> None:
+    """Each function is asked something else, so each has a pad of its own."""
+    arguments = ("trace", "--backend", "rsp", "-i", "s*", "-i", "vfs_fallocate", "-f", "summary")
+    outcome = run_tool(*arguments, "--filter", "$ip != caller_ip", "--", f"workload args {CALLS}", tmp=tmp_path)
+    assert outcome.status == 0, outcome.err
+    (line,) = [line for line in outcome.lines if line.startswith("dispatch: ")]
+    assert line == f"dispatch: trampoline (rsp); not recorded, since {SiteNoCode.why}"
+    assert [line.split()[1] for line in outcome.lines if line.startswith("vfs_fallocate ")] == [str(CALLS)]
+
+
+def test_a_pad_that_does_not_fit_changes_nothing(guest: Callable[..., Kernel]) -> None:
+    """With all room for pads taken, a recorded function cannot be handled as well; it is recorded as before."""
+    k = guest(kernel="6.1", smp=2, dispatch="trampoline")
+    ip = k.records.ftrace_location(k.address("__x64_sys_personality"))
+    probe = k.record([ip], lambda batch: None)
+    recorder = k._dispatch.recorder  # type: ignore[attr-defined]
+    code, recorder._code = recorder._code, recorder._zone.stubs
+    text = k.target.read_memory(ip, 5)
+    fp = Fprobe(lambda *_: None)
+    try:
+        with pytest.raises(SiteNoCode, match="no room for the pads"):
+            k.register_fprobe(fp, "__x64_sys_personality")
+        assert k.fprobes == []
+        run_shell(k, "workload calls 3")
+        assert k.target.read_memory(ip, 5) == text
+    finally:
+        recorder._code = code
+    k.register_fprobe(fp, "__x64_sys_personality")
+    run_shell(k, "workload calls 2")
+    k.unregister_fprobe(fp)
+    run_shell(k, "workload calls 4")
+    k.stop_recording(probe)
+    assert (probe.hits, probe.nmissed, probe.lost, fp.hits) == (9, 0, 0, 2)

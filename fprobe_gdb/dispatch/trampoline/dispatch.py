@@ -105,7 +105,7 @@ class TrampolineDispatch:
         self._time = HitClock(self.clock, lambda: read_khz(self.kernel_cr3))
         self.pads: CallPads = call_pads(zone, offsets, cpu_number)
         self._filters = TextFilters.make(zone, self.pads.entry)
-        pads = filtered(self._filters, guarded)
+        self._filtered = filtered(self._filters, guarded)
         self.recorder = Recorder(
             target,
             ram,
@@ -120,7 +120,7 @@ class TrampolineDispatch:
         def pad_of(ip: int) -> int:
             if ip in self._sites.helped:
                 return helper.pads[ip]
-            asking = pads.get(ip, self.pads.entry)
+            asking = self._asking(ip)
             return self.recorder.pad_of(ip, asking if ip in self._sites.asked else None) or asking
 
         self._stubs = SiteStubs(ram, zone, pad_of, start + len(self._unwinder_pads.code))
@@ -154,6 +154,10 @@ class TrampolineDispatch:
         )
         self._furnish(answer_sec)
 
+    # The pad that asks us.
+    def _asking(self, ip: int) -> int:
+        return self._filtered.get(ip, self.pads.entry)
+
     # Write code and words into the zone. Nobody has executed anything there.
     def _furnish(self, answer_sec: float) -> None:
         zone, ram = self.zone, self.ram
@@ -176,9 +180,8 @@ class TrampolineDispatch:
         self._time.settle()
         self._set_bound()
         self.planner.may_move = True
-        slow = list(self.planter.slow)
-        self.planter.unplant(slow)
-        self.planter.plant(slow)
+        slow = self.planter.slow
+        self.planter.change(slow, slow)
 
     def forget(self, start: int, stop: int) -> None:
         """The guest is about to free this memory: nothing is planted in it any more, ever."""
@@ -229,6 +232,8 @@ class TrampolineDispatch:
     def admit(self, ips: Collection[int]) -> None:
         """See :meth:`.base.Dispatch.admit`."""
         self.planter.check(ips)
+        for ip in self.recorder.ips.intersection(ips):
+            self.recorder.pad_of(ip, self._asking(ip))
 
     def withdraw(self) -> None:
         """Take everything out of the stopped guest: sites get their bytes back, return slots their addresses."""

@@ -17,7 +17,7 @@ from fprobe_gdb.target.guest_ram import GuestRam
 __all__ = ["MAX_ENTRIES", "OwnBytes", "ZoneHead", "entries_in"]
 
 # Of the layout of zones: another one for each change of what is where, of slots and of nodes.
-_VERSION = 2
+_VERSION = 3
 _MAGIC = b"fprobe-gdb zone\n"
 # Magic, version, physical address, size, code, what the guest's allocator gave, how it is freed.
 _HEAD = struct.Struct("<16s6Q")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
-from fprobe_gdb.errors import ZoneError
+from fprobe_gdb.errors import ZoneNotMapped
 from fprobe_gdb.target.page_table import FRAME, HUGE, PRESENT
 
 __all__ = ["DIRECTORY_ENTRIES", "IMAGE_BASE", "place_zone", "read_directory", "read_table", "zone_entries"]
@@ -35,7 +35,7 @@ ReadPhysical = Callable[[int, int], bytes]
 def read_directory(cr3: int, read_physical: ReadPhysical) -> tuple[int, list[int]]:
     """Find the image's page-middle directory from a page table root: its physical address and its entries.
 
-    :raise ZoneError: when there is none.
+    :raise ZoneNotMapped: when there is none.
     """
     return read_table(cr3, IMAGE_BASE, 2, read_physical)
 
@@ -43,14 +43,14 @@ def read_directory(cr3: int, read_physical: ReadPhysical) -> tuple[int, list[int
 def read_table(cr3: int, addr: int, level: int, read_physical: ReadPhysical) -> tuple[int, list[int]]:
     """Find the page table for an address so many steps below the root: its physical address and its entries.
 
-    :raise ZoneError: when there is none.
+    :raise ZoneNotMapped: when there is none.
     """
     table = cr3 & FRAME
     for shift in (39, 30)[:level]:
         place = table + (addr >> shift & 511) * 8
         entry = int.from_bytes(read_physical(place, 8), "little")
         if not entry & PRESENT or entry & HUGE:
-            raise ZoneError(
+            raise ZoneNotMapped(
                 f"cr3 {cr3:#x} leads to no page-middle directory for {addr:#x}: the kernel has not set its page "
                 "tables up yet, or pages in five levels (start QEMU without la57)"
             )
@@ -66,7 +66,7 @@ def place_zone(entries: Sequence[int], image: tuple[int, int], physical: int, si
     :param image: the kernel's ``_text`` and ``_end``.
     :param physical: where the zone is, 2 MiB aligned.
     :param rings: how many rings of records it has.
-    :raise ZoneError: when there is not enough room.
+    :raise ZoneNotMapped: when there is not enough room.
     """
     count = size_bytes // HUGE_BYTES
     before = (image[0] - IMAGE_BASE) // HUGE_BYTES - _GAP
@@ -77,7 +77,7 @@ def place_zone(entries: Sequence[int], image: tuple[int, int], physical: int, si
         if not any(entry & PRESENT for entry in entries[start : start + count]):
             code = IMAGE_BASE + start * HUGE_BYTES
             return Zone(physical, size_bytes, code, code + HUGE_BYTES, rings)
-    raise ZoneError(
+    raise ZoneNotMapped(
         f"there is no room for {size_bytes >> 20} MiB around the kernel's image, which ends at {image[1]:#x}; "
         "ask for a smaller ring"
     )

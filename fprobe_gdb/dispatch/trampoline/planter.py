@@ -94,11 +94,15 @@ class Planter:
         site = self._sites.get(ip)
         return site.plan.own[:JUMP_BYTES] if site else _NOP
 
-    def check(self, ips: Iterable[int]) -> list[Plan]:
-        """Check that these locations can be planted, and how, without those that are. The guest may run.
+    def check(self, ips: Iterable[int]) -> None:
+        """Check that these locations can be planted. The guest may run.
 
         :raise PlantRefused: one of them cannot.
         """
+        self._stubs.check_room((plan.ip, plan.head) for plan in self._plan_others(ips) if plan.way is not Way.CALL)
+
+    # How to plant these, without those that are.
+    def _plan_others(self, ips: Iterable[int]) -> list[Plan]:
         return self._planner.plan_all(ip for ip in ips if ip not in self._sites)
 
     def plant(self, ips: Iterable[int]) -> None:
@@ -106,7 +110,7 @@ class Planter:
 
         :raise PlantRefused: one of them cannot be planted; nothing has been written then.
         """
-        self._plant(self.check(ips))
+        self.change((), ips)
 
     def unplant(self, ips: Iterable[int]) -> None:
         """Give these locations their own bytes back. The guest is stopped."""
@@ -115,6 +119,20 @@ class Planter:
         for ip in wanted:
             self._forget(ip)
         self._drop(wanted)
+
+    def change(self, gone: Iterable[int], wanted: Iterable[int]) -> None:
+        """Unplant and plant; what is both has another pad than before. The guest is stopped.
+
+        :raise PlantRefused: one of them cannot be planted; nothing has been planted then, and those that are to be
+            planted anew are as they were.
+        """
+        gone, wanted = set(gone), set(wanted)
+        self.unplant(gone - wanted)
+        again = gone & wanted & self._sites.keys()
+        # A breakpoint may have become unnecessary.
+        fresh = self._planner.plan_all((wanted - self._sites.keys()) | (again & self._stops))
+        kept = [self._sites[ip].plan for ip in again - self._stops]
+        self._plant([*fresh, *kept], standing=self._standing(fresh))
 
     def unplant_all(self) -> None:
         """The same for all that are planted, and no breakpoint stays behind."""
@@ -176,7 +194,8 @@ class Planter:
         for ip in whole:
             self._forget(ip)
         try:
-            self._plant([self._planner.plan(ip, data) for ip, data in whole.items()] + self.check(others))
+            plans = [self._planner.plan(ip, data) for ip, data in whole.items()] + self._plan_others(others)
+            self._plant(plans, standing=self._standing(plans))
         except PlantRefused:
             self._target.write_many(list(whole.items()))
             self._drop(whole)
@@ -223,14 +242,15 @@ class Planter:
 
     # Section: private
 
-    def _plant(self, plans: Sequence[Plan]) -> None:
-        standing = self._standing(plans)
+    def _plant(self, plans: Sequence[Plan], *, standing: Set[int]) -> None:
         sites = sorted((self._site(_settled(plan, standing)) for plan in plans), key=_ip_of)
         if self._journal is not None:
             changed = [site.plan for site in sites if site.plan.way is not Way.BREAKPOINT]
             self._journal.keep({plan.ip: plan.own[:JUMP_BYTES] for plan in changed})
         self._write([(site.plan.ip, site.code) for site in sites])
         for site in sites:
+            if site.plan.ip in self._stops:
+                self._forget(site.plan.ip)
             self._sites[site.plan.ip] = site
             if site.plan.way is Way.BREAKPOINT:
                 self._break(site)

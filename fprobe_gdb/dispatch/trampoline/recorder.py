@@ -26,7 +26,7 @@ from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.rings import Rings
 from fprobe_gdb.dispatch.trampoline.window import Window
 from fprobe_gdb.dispatch.trampoline.zone import LOSS_SHIFT, MAX_PROBES, PROBE_BYTES
-from fprobe_gdb.errors import MemoryFault, SiteRecorded, ZoneError
+from fprobe_gdb.errors import MemoryFault, RecordNoNodes, RecordNoRing, RecordTooMany, SiteNoCode, SiteRecorded
 from fprobe_gdb.target.base import Target, TargetState
 from fprobe_gdb.target.guest_ram import GuestRam
 
@@ -106,7 +106,8 @@ class Recorder:
         self._pads: dict[tuple[int, RecordForm, bool, bool, int | None, Asked], RecordPads] = {}
         # Which exit pad the stub of a node calls.
         self._stub_calls: dict[int, int] = {}
-        self._changed: set[int] = set()
+        #: Locations whose pad may be another one than what is planted; who plants clears it.
+        self.changed: set[int] = set()
         #: Whether the last :meth:`drain` has taken records, or keeps some back.
         self.flowing = False
 
@@ -137,11 +138,6 @@ class Recorder:
         enabled = [probe.ips for probe in self._probes.values() if not probe.disabled]
         watches_dead = self.task_dead_ip is not None and self._watcher is not None
         return set().union(*enabled, (self.task_dead_ip,) if watches_dead and self.task_dead_ip else ())
-
-    def take_changes(self) -> set[int]:
-        """Locations whose pad may be another one than at the last call."""
-        changed, self._changed = self._changed, set()
-        return changed
 
     def pad_of(self, ip: int, then: int | None) -> int | None:
         """The pad for a location; None where nothing is recorded.
@@ -182,10 +178,11 @@ class Recorder:
         :param ordered: give records in the order of their time, a little later, and at some cost for each.
         :param asked: what is asked of calls, by location.
         :raise SiteRecorded: one of them is recorded already.
-        :raise ZoneError: there is no room for another probe.
+        :raise SiteNoCode: there is no room for the pads of so many different questions.
+        :raise RecordRefused: there is no room for another probe.
         """
         if self._rings is None:
-            raise ZoneError("the landing zone has no room for records; give the guest more memory")
+            raise RecordNoRing(self._zone.rings)
         self.settle()
         if taken := self._probe_at.keys() & set(ips):
             raise SiteRecorded(min(taken))
@@ -197,8 +194,8 @@ class Recorder:
         number = self._free_number()
         order = RecordOrder(number, form.size_bytes) if ordered else None
         probe = RecordProbe(frozenset(ips), form, consume, 0, block, asked or {}, order, number=number)
-        # All pads that it needs, before anything is given to it.
-        pads, *_ = [self._make_pads(probe, ip, None) for ip in self._differently_asked(probe)]
+        # Before anything is given to it.
+        pads = self._make_all_pads(probe)
         self._sizes[probe.number] = form.size_bytes
         self._clear_words(probe)
         if form.returns:
@@ -232,9 +229,9 @@ class Recorder:
             self._change(probe)
 
     def _change(self, probe: RecordProbe) -> None:
-        self._changed |= probe.ips
+        self.changed |= probe.ips
         if self.task_dead_ip is not None and probe.form.returns:
-            self._changed.add(self.task_dead_ip)
+            self.changed.add(self.task_dead_ip)
 
     def settle(self) -> None:
         """Take back nodes that have come home since their probe was removed. The guest is stopped."""
@@ -362,7 +359,20 @@ class Recorder:
             if self._probe(number) is None:
                 self._next_number = number + 1
                 return number
-        raise ZoneError(f"{MAX_PROBES - 1} recording probes are there, or some of their calls are; remove one")
+        raise RecordTooMany(MAX_PROBES - 1)
+
+    # All pads that a new probe needs, or none. Gives some of them: their exits are all alike.
+    def _make_all_pads(self, probe: RecordProbe) -> RecordPads:
+        code, known = self._code, len(self._pads)
+        try:
+            pads, *_ = [self._make_pads(probe, ip, None) for ip in self._differently_asked(probe)]
+        except SiteNoCode:
+            # Nobody has executed what was made so far.
+            self._code = code
+            for key in list(self._pads)[known:]:
+                del self._pads[key]
+            raise
+        return pads
 
     # A location for each of the different questions.
     def _differently_asked(self, probe: RecordProbe) -> list[int]:
@@ -388,7 +398,7 @@ class Recorder:
                 self._code += left_bytes
                 pads = make(self._code)
             if self._code + len(pads.code) > self._zone.stubs:
-                raise ZoneError("the landing zone has no room for the code of another kind of recording probe")
+                raise SiteNoCode(ip)
             # Nobody has executed anything there.
             self._ram.write_physical(self._zone.physical_of(self._code), pads.code)
             self._code += len(pads.code)
@@ -399,7 +409,7 @@ class Recorder:
         # Some are kept for others.
         count = min(wanted, self.pools.free - self.pools.free // 8)
         if count <= 0:
-            raise ZoneError("the landing zone has no node left for returns; remove a probe, or record entries only")
+            raise RecordNoNodes
         assert pads.exit is not None
         nodes = [node for node in self.pools.give(probe.number, count) if self._stub_calls.get(node) != pads.exit]
         for begin, length in _runs(nodes):

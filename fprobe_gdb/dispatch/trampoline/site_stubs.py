@@ -13,7 +13,7 @@ before anybody can come there, never changes, and stays: somebody may be on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from fprobe_gdb.dispatch.trampoline.assembler import Asm
 from fprobe_gdb.dispatch.trampoline.zone import Zone
@@ -86,9 +86,24 @@ class SiteStubs:
         """The location of a stub, given what a pad takes for the location; any other address as it is."""
         return self._ips.get(addr, addr)
 
+    def check_room(self, wanted: Iterable[tuple[int, Head | None]]) -> None:
+        """Check that stubs for so many locations fit: their addresses, and what is moved there.
+
+        :raise SiteNoRoom: they do not.
+        """
+        low = self._low
+        for ip, head in wanted:
+            pad = self._pads(ip)
+            if head and (ip, head.code, pad) not in self._jumps:
+                low = _aligned(low + JUMP_BYTES + len(head.moved(low + JUMP_BYTES)))
+            elif not head and (ip, pad) not in self._stops:
+                low += _ALIGN
+            if low > self._high:
+                raise SiteNoRoom(ip)
+
     # Check that there is room below a limit, and return where the next stub on this side begins, or the limit.
     def _room(self, ip: int, end: int, limit: int) -> int:
-        aligned = -(-end // _ALIGN) * _ALIGN
+        aligned = _aligned(end)
         if aligned > limit:
             raise SiteNoRoom(ip)
         return aligned if limit == self._high else limit
@@ -100,3 +115,7 @@ class SiteStubs:
 
     def _write(self, addr: int, code: bytes) -> None:
         self._ram.write_physical(self._zone.physical_of(addr), code)
+
+
+def _aligned(addr: int) -> int:
+    return -(-addr // _ALIGN) * _ALIGN

@@ -12,6 +12,7 @@ from fprobe_gdb.dispatch.trampoline.recorder import Recorder
 from fprobe_gdb.dispatch.trampoline.returns import Returns
 from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
 from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard
+from fprobe_gdb.errors import PlantRefused
 from fprobe_gdb.probe.core import ProbeCore
 
 __all__ = ["SitePlan", "Sites"]
@@ -136,15 +137,20 @@ class Sites:
     # Plant for those who want to be asked and those who record. Where it is both, or not any more, the pad changes.
     def _replant(self, asked: set[int], recorded: set[int], helped: set[int]) -> None:
         wanted = asked | recorded | helped
-        stale = ((asked ^ self.asked) & recorded) | (helped ^ self.helped) | self._recorder.take_changes()
+        before = self.asked, self.helped
+        stale = ((asked ^ self.asked) & recorded) | (helped ^ self.helped) | self._recorder.changed
         self.asked, self.helped = asked, helped
         gone = (set(self._planter.ips) - wanted) | stale.intersection(self._planter.ips)
         if gone or wanted != self._planter.ips:
-            # What the guest believes to be queued must not get lost with the locations.
-            self._guard.flush()
-            self._planter.unplant(gone)
-            self._planter.plant(wanted)
+            try:
+                # What the guest believes to be queued must not get lost with the locations.
+                self._guard.flush()
+                self._planter.change(gone, wanted)
+            except PlantRefused:
+                self.asked, self.helped = before
+                raise
             self._guard.planted(self._wanted)
+        self._recorder.changed.clear()
 
     # Without what the guest has freed.
     def _there(self, ips: set[int]) -> set[int]:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, WINDOW_TABLES, Zone
-from fprobe_gdb.errors import ZoneError
+from fprobe_gdb.errors import ZoneNotMapped
 from fprobe_gdb.target.page_table import FOUR_GIB, PAGE_BYTES, PRESENT
 
 __all__ = ["TOP_BASE", "Window", "place_window", "window_tables"]
@@ -48,16 +48,16 @@ def place_window(entries: Sequence[int], low_bytes: int, high_bytes: int, direct
     """Choose where the window is.
 
     :param entries: the table for :data:`TOP_BASE`, each of its entries for 1 GiB.
-    :raise ZoneError: there is no room, or there are no tables for so much RAM.
+    :raise ZoneNotMapped: there is no room, or there are no tables for so much RAM.
     """
     count = (FOUR_GIB + high_bytes if high_bytes else low_bytes) + _GIB - 1 >> 30
     window = Window(0, low_bytes, high_bytes)
     if len(_gibs(window)) > WINDOW_TABLES:
-        raise ZoneError(f"a guest with more than {WINDOW_TABLES} GiB of memory has no window for pads")
+        raise ZoneNotMapped(f"a guest with more than {WINDOW_TABLES} GiB of memory has no window for pads")
     for start in range(_ENTRIES - count):
         if not any(entry & PRESENT for entry in entries[start : start + count]):
             return Window(TOP_BASE + start * _GIB, low_bytes, high_bytes, direct_map)
-    raise ZoneError(f"there is no room for a window of {count} GiB in the kernel's last 512 GiB")
+    raise ZoneNotMapped(f"there is no room for a window of {count} GiB in the kernel's last 512 GiB")
 
 
 def window_tables(window: Window, zone: Zone) -> tuple[bytes, list[tuple[int, int]]]:

@@ -77,7 +77,7 @@ LOSS_SHIFT = 4
 #: ``call rel32`` and three bytes of padding.
 STUB_BYTES = 8
 
-_STUBS_OFFSET = 1 << 18
+_STUBS_OFFSET = 7 << 17
 _SITE_STUBS_OFFSET = 1 << 20
 _SLOTS_OFFSET = 1 << 12
 _PROBES_OFFSET = 3 << 16

@@ -21,7 +21,7 @@ from fprobe_gdb.registers import GENERAL_REGISTERS
 from fprobe_gdb.target.base import Target, TargetState
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["CALLER", "FUNCTION", "OTHER", "STACK_TOP", "TASK", "TASK_DEAD", "RecordMachine"]
+__all__ = ["CALLER", "FUNCTION", "OTHER", "STACK_TOP", "TASK", "TASK_DEAD", "TEXT", "RecordMachine"]
 
 CODE = 0xFFFFFFFF83C00000
 TEXT = 0xFFFFFFFF81300000

@@ -11,7 +11,15 @@ from fprobe_gdb.dispatch.trampoline.plans import Planner, Way
 from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
-from fprobe_gdb.errors import MemoryFault, PlantRefused, SiteEntryCode, SiteNoRoom, SiteOutOfReach, SiteUnmapped
+from fprobe_gdb.errors import (
+    MemoryFault,
+    PlantRefused,
+    SiteEntryCode,
+    SiteNoCode,
+    SiteNoRoom,
+    SiteOutOfReach,
+    SiteUnmapped,
+)
 from fprobe_gdb.kernel.patched_text import PatchedText
 from fprobe_gdb.kernel.symbols import Symbol, SymbolTable
 from fprobe_gdb.target.base import BreakpointKind
@@ -80,9 +88,13 @@ class Text:
 
     def stub(self) -> int:
         """Where the jump at :data:`IP` leads to."""
-        code = self.read(IP, 5)
+        return self.leads_to(IP)
+
+    def leads_to(self, ip: int) -> int:
+        """Where a jump leads to."""
+        code = self.read(ip, 5)
         assert code[0] == 0xE9
-        return IP + 5 + int.from_bytes(code[1:], "little", signed=True)
+        return ip + 5 + int.from_bytes(code[1:], "little", signed=True)
 
     def stub_code(self, stub: int, size_bytes: int) -> bytes:
         return self.ram.read_physical(self.zone.physical_of(stub), size_bytes)
@@ -271,6 +283,64 @@ def test_no_room() -> None:
         text.planter.plant([TEXT, TEXT + 0x40])
         text.planter.unplant_all()
     assert bytes(text.bytes) == before
+
+
+def test_what_does_not_fit_is_refused_before_it_is_planted() -> None:
+    text = Text(room_bytes=32)
+    for ip in range(TEXT, TEXT + 0xC0, 0x40):
+        text.put(ip, call(ip, TRACER))
+    text.planter.check([TEXT, TEXT + 0x40])
+    with pytest.raises(SiteNoRoom):
+        text.planter.check(range(TEXT, TEXT + 0xC0, 0x40))
+    # Breakpoints have stubs as well; those that are there already take no more room.
+    text.planter.plant([TEXT])
+    text.planter.unplant_all()
+    text.put(TEXT + 0x40, b"\xcc")
+    text.planter.check([TEXT, TEXT + 0x40])
+    text.put(TEXT + 0x80, b"\xcc")
+    with pytest.raises(SiteNoRoom) as caught:
+        text.planter.check([TEXT, TEXT + 0x40, TEXT + 0x80])
+    assert caught.value.ip == TEXT + 0x80
+
+
+def test_other_pads_or_none_are_refused() -> None:
+    """Locations whose pad changes are as they were when one of them cannot be planted; what nobody wants is gone."""
+    text = Text()
+    pads = dict.fromkeys(range(TEXT, TEXT + 0x200, 0x40), PAD)
+    full: set[int] = set()
+
+    def pad_of(ip: int) -> int:
+        if ip in full:
+            raise SiteNoCode(ip)
+        return pads[ip]
+
+    stubs = SiteStubs(text.ram, text.zone, pad_of, text.zone.site_stubs)
+    planter = Planter(text, text.planner, stubs, pad_of, text.words.intersection)  # type: ignore[arg-type]
+    free, moved, stopped, gone, new = list(pads)[:5]
+    codes = {free: NOPS[0], moved: PUSHES + RET, stopped: b"\xcc", gone: NOPS[1], new: NOPS[2]}
+    for ip, code in codes.items():
+        text.put(ip, code)
+    before = bytes(text.bytes)
+    planter.plant([free, moved, stopped, gone])
+    planted = bytes(text.bytes)
+    pads |= dict.fromkeys(pads, PAD + 0x40)
+    full.add(new)
+    with pytest.raises(SiteNoCode):
+        planter.change(codes.keys() - {new}, codes.keys() - {gone})
+    assert set(planter.ips) == {free, moved, stopped}
+    assert text.read(gone, 5) == NOPS[1]
+    text.put(gone, planted[gone - TEXT :][:5])
+    assert bytes(text.bytes) == planted
+    text.put(gone, NOPS[1])
+    full.clear()
+    planter.change([free, moved, stopped], [free, moved, stopped, new])
+    assert text.read(free, 5) == call(free, PAD + 0x40)
+    assert text.stub_code(text.leads_to(moved), 5) == call(text.leads_to(moved), PAD + 0x40)
+    stub, _ = planter.pass_on(stopped) or (0, False)
+    assert text.stub_code(stub, 5) == call(stub, PAD + 0x40)
+    planter.unplant_all()
+    assert bytes(text.bytes) == before
+    assert not text.breakpoints
 
 
 def test_the_guest_patches_around_us() -> None:
