@@ -67,29 +67,25 @@ from fprobe_gdb.probe.core import ProbeCore
 from fprobe_gdb.probe.fprobe import Fprobe
 from fprobe_gdb.probe.hit import Hit
 from fprobe_gdb.session.attached import AttachedMachine, connect
+from fprobe_gdb.session.attached_zones import AttachedZones
 from fprobe_gdb.session.boot import start
 from fprobe_gdb.session.early_boot import START, EarlyBoot, run_to_kernel, run_to_start
-from fprobe_gdb.session.live_stacks import LiveStacks
 from fprobe_gdb.session.module_watch import ModuleChange, ModuleWatch
 from fprobe_gdb.session.modules import GuestModules
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.pad_window import map_window
-from fprobe_gdb.session.passing_cpus import PassingCpus
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.selection import Selection
 from fprobe_gdb.session.sigint import deferred_sigint
 from fprobe_gdb.session.tracepoints import Tracepoints
 from fprobe_gdb.session.trampolines import (
-    furnish_trampolines,
     kernel_cr3,
     location_of,
     open_trampolines,
     percpu_offsets,
 )
 from fprobe_gdb.session.view import GuestView
-from fprobe_gdb.session.zone_loan import ZoneLoans
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
-from fprobe_gdb.target.qemu_ram import find_ram
 from images.progress import Report
 
 __all__ = ["Kernel"]
@@ -114,8 +110,6 @@ class Kernel(GuestView):
     ) -> None:
         self.options = options
         self.machine = machine
-        # Whether the guest is found to run this kernel.
-        self._is_checked = False
         #: See :meth:`attach`.
         self.on_note: Callable[[str], None] | None = None
         super().__init__(target, knowledge, ImageRecords(knowledge, boot=True))
@@ -131,6 +125,8 @@ class Kernel(GuestView):
         self.tracepoints = Tracepoints(self)
         # While the guest boots with trampolines in it.
         self._early: EarlyBoot | None = None
+        # Of a guest of others, once its kernel is known.
+        self._zones: AttachedZones | None = None
         self._core = ProbeCore(self.records, options.smp, admit=self._admit, on_missed=self._missed)
         # Until the guest is up; then perhaps another one.
         self._percpu = knowledge.percpu
@@ -242,10 +238,10 @@ class Kernel(GuestView):
         try:
             if self.target.state is TargetState.RUNNING:
                 stop_guest(self.target)
-            if self.target.state is TargetState.STOPPED and self._is_checked:
+            if self.target.state is TargetState.STOPPED and self._zones is not None:
                 # No handler is called any more.
                 self._core.unregister_all()
-                self._remove_own_zone()
+                self._give_zone_back()
         finally:
             if self.target.state in there:
                 self.target.detach()
@@ -633,11 +629,12 @@ class Kernel(GuestView):
                 "give the image that it was booted from",
             )
         self._move(slide)
-        self._is_checked = True
         self.records.booted()
         self._core.possible_cpus = self._possible_cpus()
         if isinstance(self.machine, AttachedMachine):
-            self._remove_zones(self._read_kernel, orphaned=True)
+            assert isinstance(self._dispatch, BreakpointDispatch)
+            self._zones = AttachedZones(self, self._percpu, self._read_kernel, self._run, self._note)
+            self._zones.remove_orphans(self._dispatch)
         self._choose_dispatch()
         self._modules = GuestModules(self._module_reader(), lambda: self.btf, lambda: self._dispatch.epoch)
         self.records.modules = self._modules
@@ -714,62 +711,23 @@ class Kernel(GuestView):
                 self.machine, self.target, self._core, self.records, self.knowledge, self.slide, self._percpu,
                 answer_sec=answer_sec,
             )  # fmt: skip
-        loans = self._zone_loans(self._read_kernel)
-        ram = find_ram(self.machine.qemu_pid, self.target)
-        try:
-            loan = loans.borrow(ram)
-        except BaseException:
-            ram.close()
-            raise
-        stacks = self._live_stacks(lambda *where: ram.read(loan.cr3, *where))
-        return furnish_trampolines(
-            self.target, self._core, self.records, self.knowledge, self.slide, self._percpu, ram, loan.zone, loan.cr3,
-            doorbell=None, answer_sec=answer_sec, journal=loan.journal, standing=stacks.standing_at,
-        )  # fmt: skip
-
-    def _remove_own_zone(self) -> None:
-        trampolines = self._dispatch
-        if not isinstance(trampolines, TrampolineDispatch):
-            # There may be one whose set-up has failed half-way.
-            self._remove_zones(self._read_kernel)
-            return
-        trampolines.unplant()
-        self._take_dispatch(self._breakpoints())
-        try:
-            self._remove_zones(lambda *where: trampolines.ram.read(trampolines.kernel_cr3, *where))
-        finally:
-            trampolines.close()
-
-    # Zones that others have left in the guest, or our own one.
-    def _remove_zones(self, read: Callable[[int, int], bytes], *, orphaned: bool = False) -> None:
-        try:
-            loans = self._zone_loans(read)
-        except ZoneError:
-            # Then there cannot be any.
-            return
-        whose = "a landing zone that a killed fprobe-gdb has left" if orphaned else "the landing zone"
-        for head in loans.orphans():
-            if not head.known:
-                if orphaned:
-                    self._note(f"{whose} stays in the guest: only that version of fprobe-gdb knows how to remove it")
-                continue
-            if why := loans.give_back(head):
-                self._note(f"{whose} stays in the guest, {head.size_bytes >> 20} MiB that nothing leads to: {why}")
-            elif orphaned:
-                self._note(f"{whose} in the guest was removed")
-
-    # With breakpoints only.
-    def _zone_loans(self, read: Callable[[int, int], bytes]) -> ZoneLoans:
-        if not self.has_types:
-            raise ZoneError("this kernel has no types (BTF), which it takes to know when nobody is in a pad any more")
+        assert self._zones is not None
         assert isinstance(self._dispatch, BreakpointDispatch)
-        stacks = self._live_stacks(read)
-        cpus = PassingCpus(self._dispatch, self._run, lambda name: location_of(self.records, name))
-        return ZoneLoans(self.target, self.symbols, cpus, stacks, read)
+        return self._zones.trampolines(self.machine.qemu_pid, self._dispatch, self._core, answer_sec=answer_sec)
 
-    def _live_stacks(self, read: Callable[[int, int], bytes]) -> LiveStacks:
-        offsets = percpu_offsets(self._percpu)
-        return LiveStacks(self.btf, self.symbols.one("init_task"), self.target, offsets, read)
+    # Of a guest of others, when we leave.
+    def _give_zone_back(self) -> None:
+        assert self._zones is not None
+        trampolines = self._dispatch if isinstance(self._dispatch, TrampolineDispatch) else None
+        if trampolines is not None:
+            trampolines.unplant()
+            self._take_dispatch(self._breakpoints())
+        assert isinstance(self._dispatch, BreakpointDispatch)
+        try:
+            self._zones.give_back(self._dispatch, trampolines)
+        finally:
+            if trampolines is not None:
+                trampolines.close()
 
     def _note(self, text: str) -> None:
         if self.on_note:
