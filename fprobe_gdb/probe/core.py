@@ -22,7 +22,7 @@ from fprobe_gdb.probe.filters import match_filter, resolve_ips, resolve_syms
 from fprobe_gdb.probe.fprobe import FPROBE_FL_ANY_FUNCTION, FPROBE_FL_DISABLED, Fprobe
 from fprobe_gdb.probe.hit import Hit
 from fprobe_gdb.probe.records import FtraceRecords
-from fprobe_gdb.probe.recursion import Group, RecursionGuard
+from fprobe_gdb.probe.recursion import RecursionGuard
 from fprobe_gdb.probe.refcounts import RefCounts
 from fprobe_gdb.probe.rethook import Rethook, RethookNode, ShadowStacks
 
@@ -78,7 +78,8 @@ class ProbeCore:
         self.sites_touched: Collection[int] = self._sites.touched
         self._returns = RefCounts()
         self._stacks = ShadowStacks()
-        self._guard = RecursionGuard()
+        self._in_flight = self._stacks.by_task
+        self._guard, self._list_guard = RecursionGuard(), RecursionGuard()
         # Tasks inside a handler of a kprobe-shared fprobe: kprobe_busy_begin().
         self._kprobe_busy: set[int] = set()
 
@@ -270,10 +271,10 @@ class ProbeCore:
 
         :return: whether the return of this call has to be told; see :meth:`is_exit`, which is newer.
         """
-        task, stacks = hit.task, self._stacks
+        task, in_flight = hit.task, self._in_flight
         # DIFFERS: a new frame above old nodes of the same stack: their calls were cut off and never return. The kernel
         # keeps them, warns at the next return, and calls no handlers there.
-        if task in stacks.by_task and (below := stacks.take_below(task, hit.frame)):
+        if task in in_flight and (below := self._stacks.take_below(task, hit.frame)):
             self._recycle(below)
         at_site = self._at_site.get(hit.ip)
         if not at_site:
@@ -282,12 +283,12 @@ class ProbeCore:
             self._callback(at_site[0], hit)
         else:
             self._list_func(at_site, hit)
-        return task in stacks.by_task and stacks.any_at_frame(task, hit.frame, hit.ret_ip)
+        return task in in_flight and self._stacks.any_at_frame(task, hit.frame, hit.ret_ip)
 
     # arch_ftrace_ops_list_func().
     def _list_func(self, at_site: tuple[_Ops, ...], hit: Hit) -> None:
         # Several ftrace_ops on one function go through arch_ftrace_ops_list_func, which has a guard of its own.
-        bit = self._guard.trylock(hit.task, hit.context, Group.LIST)
+        bit = self._list_guard.trylock(hit.task, hit.context)
         if bit is None:
             # The kernel forgets these hits; we count them beside nmissed, so that hits + nmissed + lost = calls.
             self.lose(hit, MissReason.LIST_RECURSION)
@@ -297,7 +298,7 @@ class ProbeCore:
                 if ops in self._ops:
                     self._callback(ops, hit)
         finally:
-            self._guard.unlock(hit.task, bit, Group.LIST)
+            self._list_guard.unlock(hit.task, bit)
 
     def is_exit(self, task: int, frame: int, ret_addr: int) -> bool:
         """Whether a CPU at ``ret_addr`` with the stack pointer at ``frame + 8`` ends a call in flight."""
@@ -394,55 +395,68 @@ class ProbeCore:
             else:
                 self._at_site.pop(ip, None)
 
-    # fprobe_handler() and fprobe_kprobe_handler().
+    # fprobe_handler().
     def _callback(self, ops: _Ops, hit: Hit) -> None:
         fprobe = ops.fprobe
         if fprobe.flags & FPROBE_FL_DISABLED:
             return
-        bit = self._guard.trylock(hit.task, hit.context)
+        task = hit.task
+        bit = self._guard.trylock(task, hit.context)
         if bit is None:
             self._missed(fprobe, hit.ip, hit, MissReason.RECURSION)
             return
         try:
-            if not ops.shared_with_kprobes:
-                self._handle_entry(ops, hit)
-            elif hit.kprobe_running or hit.task in self._kprobe_busy:
-                self._missed(fprobe, hit.ip, hit, MissReason.KPROBE)
+            if ops.shared_with_kprobes:
+                self._kprobe_handler(ops, hit)
+            elif ops.rethook is None:
+                # __fprobe_handler(), of which nothing else is left then.
+                fprobe.hits += 1
+                if fprobe.entry_handler:
+                    fprobe.entry_handler(fprobe, hit.ip, hit.ret_ip, hit.regs, None)
             else:
-                # DIFFERS: kprobe_busy_begin() also makes the guest's own kprobes miss; this dispatch does not write
-                # to guest memory, so only our own kprobe-shared fprobes see it.
-                self._kprobe_busy.add(hit.task)
-                try:
-                    self._handle_entry(ops, hit)
-                finally:
-                    self._kprobe_busy.discard(hit.task)
+                self._handle_entry(ops, hit)
         finally:
-            self._guard.unlock(hit.task, bit)
+            self._guard.unlock(task, bit)
+
+    # fprobe_kprobe_handler().
+    def _kprobe_handler(self, ops: _Ops, hit: Hit) -> None:
+        if hit.kprobe_running or hit.task in self._kprobe_busy:
+            self._missed(ops.fprobe, hit.ip, hit, MissReason.KPROBE)
+            return
+        # DIFFERS: kprobe_busy_begin() also makes the guest's own kprobes miss; this dispatch does not write to guest
+        # memory, so only our own kprobe-shared fprobes see it.
+        self._kprobe_busy.add(hit.task)
+        try:
+            self._handle_entry(ops, hit)
+        finally:
+            self._kprobe_busy.discard(hit.task)
 
     # __fprobe_handler().
     def _handle_entry(self, ops: _Ops, hit: Hit) -> None:
-        fprobe = ops.fprobe
-        node = None
-        if ops.rethook is not None:
-            node = ops.rethook.try_get()
-            if node is None:
-                self._missed(fprobe, hit.ip, hit, MissReason.POOL)
-                return
-            node.entry_ip = hit.ip
+        # DIFFERS: in a function that was reached by a tail call from a hooked one, the kernel's ret_ip is its own
+        # trampoline; ours is the real return address, here and in [sp].
+        fprobe, rethook = ops.fprobe, ops.rethook
+        if rethook is None:
+            fprobe.hits += 1
+            if fprobe.entry_handler:
+                fprobe.entry_handler(fprobe, hit.ip, hit.ret_ip, hit.regs, None)
+            return
+        node = rethook.try_get()
+        if node is None:
+            self._missed(fprobe, hit.ip, hit, MissReason.POOL)
+            return
+        node.entry_ip = hit.ip
         fprobe.hits += 1
         cancelled: object = True
         try:
-            data = node.data if node is not None and fprobe.entry_data_size else None
-            # DIFFERS: in a function that was reached by a tail call from a hooked one, the kernel's ret_ip is its own
-            # trampoline; ours is the real return address, here and in [sp].
+            data = node.data if fprobe.entry_data_size else None
             cancelled = fprobe.entry_handler and fprobe.entry_handler(fprobe, hit.ip, hit.ret_ip, hit.regs, data)
         finally:
             # An entry handler may unregister its own fprobe; nothing is hooked then.
-            if node is not None and ops.rethook is not None:
-                if cancelled or ops.rethook.stopped:
-                    ops.rethook.recycle(node)
-                else:
-                    self._hook(node, hit)
+            if cancelled or rethook.stopped:
+                rethook.recycle(node)
+            else:
+                self._hook(node, hit)
 
     # rethook_hook().
     def _hook(self, node: RethookNode, hit: Hit) -> None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-__all__ = ["IN_INTERRUPT_MASK", "Context", "Group", "RecursionGuard", "context_of"]
+__all__ = ["IN_INTERRUPT_MASK", "Context", "RecursionGuard", "context_of"]
 
 # The TRANSITION bit, above the four context bits.
-_TRANSITION = 4
+_TRANSITION = 1 << 4
 
 _NMI_MASK = 0xF00000
 _HARDIRQ_MASK = 0xF0000
@@ -32,13 +32,6 @@ class Context(IntEnum):
     NMI = 3
 
 
-class Group(IntEnum):
-    """The first bit of each group: ``TRACE_FTRACE_START`` (callbacks) and ``TRACE_LIST_START`` (the list function)."""
-
-    FTRACE = 0
-    LIST = 8
-
-
 def context_of(preempt_count: int) -> Context:
     """The context that a per-CPU preempt count tells (include/linux/preempt.h; same masks in 5.10 to 6.12)."""
     if not preempt_count & IN_INTERRUPT_MASK:
@@ -51,27 +44,32 @@ def context_of(preempt_count: int) -> Context:
 
 
 class RecursionGuard:
-    """``current->trace_recursion`` of all tasks."""
+    """One group of bits in ``current->trace_recursion``, of all tasks: ``TRACE_FTRACE_START`` for callbacks, or
+    ``TRACE_LIST_START`` for the list function.
+    """
 
     def __init__(self) -> None:
         # The bits of each task that has any.
         self._taken: dict[int, int] = {}
 
-    def trylock(self, task: int, context: Context, group: Group = Group.FTRACE) -> int | None:
+    def trylock(self, task: int, context: Context) -> int | None:
         """``ftrace_test_recursion_trylock()``: the bit to give back to :meth:`unlock`, None when refused."""
-        taken = self._taken.get(task, 0)
-        bit: int = context
-        if taken & 1 << bit + group:
+        bit = 1 << context
+        taken = self._taken.get(task)
+        if taken is None:
+            self._taken[task] = bit
+            return bit
+        if taken & bit:
             bit = _TRANSITION
-            if taken & 1 << bit + group:
+            if taken & bit:
                 return None
-        self._taken[task] = taken | 1 << bit + group
+        self._taken[task] = taken | bit
         return bit
 
-    def unlock(self, task: int, bit: int, group: Group = Group.FTRACE) -> None:
+    def unlock(self, task: int, bit: int) -> None:
         """``ftrace_test_recursion_unlock()``."""
-        taken = self._taken[task] & ~(1 << bit + group)
-        if taken:
-            self._taken[task] = taken
+        taken = self._taken
+        if taken[task] == bit:
+            del taken[task]
         else:
-            del self._taken[task]
+            taken[task] &= ~bit

@@ -71,6 +71,10 @@ class RamView:
         """From one element to another, in place."""
         return RamView(self._fd, self._addr + begin * self._each, (end - begin) * self._each, self._format)
 
+    def tobytes(self) -> bytes:
+        """A copy of all of it."""
+        return self._read(0, self._size_bytes)
+
     def release(self) -> None:
         """Nothing is held."""
 

@@ -256,6 +256,7 @@ class TrampolineDispatch:
     def close(self) -> None:
         """Let go of the guest's memory. May be called twice."""
         self.recorder.close()
+        self._slots.close()
         self.ram.close()
 
     # Section: recording

@@ -11,7 +11,7 @@ from fprobe_gdb.dispatch.trampoline.run_state import RunState
 from fprobe_gdb.dispatch.trampoline.sites import Sites
 from fprobe_gdb.dispatch.trampoline.slots import Posted, Slots
 from fprobe_gdb.errors import GuestCallError, WaitTimeout
-from fprobe_gdb.registers import ARGUMENT_REGISTERS, MASK64
+from fprobe_gdb.registers import ARGUMENT_REGISTERS
 
 __all__ = ["GuestCalls"]
 
@@ -38,10 +38,9 @@ class GuestCalls:
             self._run_state.halt()
             stopped = True
             self._sites.sync()
-        values = dict(zip(ARGUMENT_REGISTERS, (arg & MASK64 for arg in args), strict=False))
         if not self._slots.may_answer(hit.slot, hit.use):
             raise GuestCallError(f"the call of {addr:#x} got lost: its pad did not wait any longer")
-        self._slots.call(hit.slot, addr, {**(hit.unwritten or {}), **values})
+        self._slots.call(hit.slot, hit.use, addr, args)
         result = self._await(hit, addr, deadline)
         if stopped:
             self._run_state.halt()
@@ -58,12 +57,10 @@ class GuestCalls:
             if self._run_state.stopped:
                 self._run_state.resume()
             self._serve_nested(slot, deadline)
-        words = self._slots.take(slot)
-        if words is None or (done := Posted(slot, words)).kind != Kind.CALLED:
+        said = self._slots.take(slot)
+        if said is None or (done := Posted(slot, said)).kind != Kind.CALLED:
             raise GuestCallError(f"the call of {addr:#x} got lost: its pad did not wait any longer")
-        # All registers as they were before the call; where the task runs may have changed.
-        registers = {name: value for name, value in hit.registers.items() if name not in ("ip", "sp")}
-        hit.moved(done, registers)
+        hit.moved(done)
         return int(done.result)
 
     # Handle other hits until this slot is posted again. A stop that a nested handler asks for comes after the call.

@@ -12,35 +12,37 @@ from the last time (:meth:`.sites.Sites.plan`), and clocks, vCPU and memory are 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from time import monotonic_ns
+from typing import TypeVar
 
 from fprobe_gdb.dispatch.advance import skip_length
 from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
 from fprobe_gdb.dispatch.trampoline.lost import LostCalls
 from fprobe_gdb.dispatch.trampoline.outcome import Outcome
 from fprobe_gdb.dispatch.trampoline.pad_hit import Handled, PadHit
-from fprobe_gdb.dispatch.trampoline.pads import Field, Kind
+from fprobe_gdb.dispatch.trampoline.pads import Kind
 from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.record_format import FENTRY_BYTES
-from fprobe_gdb.dispatch.trampoline.returns import Returns
+from fprobe_gdb.dispatch.trampoline.returns import HookedCall, Returns
 from fprobe_gdb.dispatch.trampoline.run_state import RunState
 from fprobe_gdb.dispatch.trampoline.sites import SitePlan, Sites
-from fprobe_gdb.dispatch.trampoline.slots import FRAME, Slots
+from fprobe_gdb.dispatch.trampoline.slots import (
+    HEADER_OFFSET,
+    Slots,
+    SlotWords,
+    unpack_header,
+)
 from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard
 from fprobe_gdb.errors import PlantRefused
 from fprobe_gdb.events import MissReason
 from fprobe_gdb.probe.core import ProbeCore
 from fprobe_gdb.probe.hit import Hit
-from fprobe_gdb.probe.regs import WRITTEN, PtRegs, Side
+from fprobe_gdb.probe.regs import PtRegs, Side
 from fprobe_gdb.registers import Registers
 
 __all__ = ["Hits"]
 
-_KIND, _IP, _SP, _RET_IP, _TSC, _USE = (
-    field // 8 for field in (Field.KIND, Field.IP, Field.SP, Field.RET_IP, Field.TSC, Field.USE)
-)
 _T = TypeVar("_T")
 _EXIT = int(Kind.EXIT)
 _ENTRY_SIDE, _EXIT_SIDE = Side.ENTRY, Side.EXIT
@@ -82,52 +84,62 @@ class Hits:
 
     def handle(self, slot: int) -> None:
         """Handle the hit in a posted slot, unless its pad has just given up."""
-        words = self._slots.take(slot)
-        if words is None:
+        said = self._slots.take(slot)
+        if said is None:
             return
-        started_ns = time.monotonic_ns()
+        started_ns = monotonic_ns()
         self._run_state.epoch += 1
-        if not self._clock.anchored:
-            self._clock.anchor(words[_TSC])
-        if words[_KIND] == _EXIT:
-            self._exit(slot, words)
+        clock = self._clock
+        if not clock.anchored:
+            clock.anchor(SlotWords(slot, said).tsc)
+        use, kind, planted, slot_word, task, preempt_count, frame = unpack_header(said, HEADER_OFFSET)
+        if kind == _EXIT:
+            self._exit(slot, said, use, planted, task, preempt_count)
         else:
-            self._entry(slot, words)
-        self.answered_ns = time.monotonic_ns()
+            plan, returns = self._sites.plans[planted], self._returns
+            hooked, ret_ip = None, slot_word
+            if returns.begin <= slot_word < returns.end:
+                hooked, ret_ip = returns.look_through(slot_word)
+            ip = plan.ip
+            behind = plan.behind or ip + skip_length(self._planter.own(ip))
+            regs = PtRegs(said, _ENTRY_SIDE, behind, ret_ip)
+            hit = PadHit(slot, said, use, ip, ret_ip, frame, task, preempt_count, regs, clock)
+            self._entry(hit, plan, hooked)
+        self.answered_ns = now_ns = monotonic_ns()
         if not self.handled:
-            self.host_ns += self.answered_ns - started_ns
+            self.host_ns += now_ns - started_ns
 
-    def _entry(self, slot: int, words: list[int]) -> None:
-        plan = self._sites.plans[words[_IP]]
-        ip, frame, slot_word = plan.ip, words[_SP], words[_RET_IP]
-        hooked, ret_ip = self._returns.look_through(slot_word)
-        behind = plan.behind or ip + skip_length(self._planter.own(ip))
-        registers: list[Any] = words[FRAME]
-        regs = PtRegs(registers, _ENTRY_SIDE, behind, ret_ip)
-        hit = PadHit(slot, words, ip, ret_ip, frame, regs, self._clock)
+    def _entry(self, hit: PadHit, plan: SitePlan, hooked: HookedCall | None) -> None:
         awaited = None
         if self._returns.left:
-            awaited = self._give(self._core.entry, hit)
+            handled = self.handled
+            handled.append(hit)
+            try:
+                awaited = self._core.entry(hit)
+            except BaseException as error:
+                self._outcome.fail_unless_gone(error)
+            finally:
+                handled.pop()
         else:
             self._core.lose(hit, MissReason.HOST_AWAY)
         if plan.is_ours:
             awaited = self._listen(plan, hit)
         new_ret = self._hook(hit) if awaited and hooked is None else None
-        if registers[WRITTEN] is not None or plan.is_guarded:
+        if plan.is_guarded or hit.regs.written:
             self._go_elsewhere(plan, hit, new_ret)
         else:
             self._finish(hit, None, new_ret)
 
     def _hook(self, hit: PadHit) -> int | None:
         if self._returns.left:
-            return self._returns.hook(hit.words[_RET_IP], hit.ret_ip, hit.frame, hit.task)
+            return self._returns.hook(hit.slot_word, hit.ret_ip, hit.frame, hit.task)
         # Calls inside the handler have taken the last ones.
         self._core.drop_call(hit.task, hit.frame, hit.ret_ip)
         return None
 
     # Handlers have changed something, or the function touches text and its work is done.
     def _go_elsewhere(self, plan: SitePlan, hit: PadHit, new_ret: int | None) -> None:
-        slot_word, writes = hit.words[_RET_IP], hit.regs.take_effective_writes()
+        slot_word, writes = hit.slot_word, hit.regs.take_effective_writes()
         to, sp = writes.pop("ip", None), writes.pop("sp", None)
         if sp is not None:
             # The call is skipped: its return happens now, through the stub where somebody waits for it.
@@ -155,19 +167,17 @@ class Hits:
             self._outcome.fail(error)
             return 0
 
-    def _exit(self, slot: int, words: list[int]) -> None:
-        call = self._returns.find(words[_IP] - FENTRY_BYTES)
+    def _exit(self, slot: int, said: bytes, use: int, planted: int, task: int, preempt_count: int) -> None:
+        call = self._returns.find(planted - FENTRY_BYTES)
         if call is None:
             # Its node was given to nobody: the task was taken for dead. The pad knows the way.
-            if self._slots.may_answer(slot, words[_USE]):
-                self._slots.go_on(slot)
+            self._slots.answer(slot, use)
             return
         ret_addr = call.ret_addr
-        registers: list[Any] = words[FRAME]
-        regs = PtRegs(registers, _EXIT_SIDE, ret_addr, ret_addr)
-        hit = PadHit(slot, words, ret_addr, ret_addr, call.frame, regs, self._clock)
+        regs = PtRegs(said, _EXIT_SIDE, ret_addr, ret_addr)
+        hit = PadHit(slot, said, use, ret_addr, ret_addr, call.frame, task, preempt_count, regs, self._clock)
         self._give(self._core.exit, hit)
-        writes = None if registers[WRITTEN] is None else regs.take_effective_writes()
+        writes = regs.take_effective_writes() if regs.written else None
         self._returns.free(call)
         self._finish(hit, call.slot_word, None, writes)
 
@@ -190,20 +200,14 @@ class Hits:
             self._settle()
         if self._clock.waits_matter and self._returns:
             self._clock.answered(hit.task, hit.tsc)
-        if not self._slots.may_answer(hit.slot, hit.use):
+        if not self._slots.answer(hit.slot, hit.use, to, new_ret, sp, writes):
             self._note_late(hit, new_ret)
-            return
-        if hit.unwritten:
-            writes = {**hit.unwritten, **(writes or {})}
-        if writes:
-            self._slots.write_registers(hit.slot, writes)
-        self._slots.go_on(hit.slot, to, new_ret, sp)
 
     # The pad has left, and counted.
     def _note_late(self, hit: PadHit, new_ret: int | None) -> None:
-        if hit.words[_KIND] == _EXIT:
+        if hit.kind == _EXIT:
             return
-        self._lost.handled_late(hit.words[_IP])
+        self._lost.handled_late(hit.planted)
         if new_ret is not None and (call := self._returns.find(new_ret)):
             self._returns.free(call)
             self._core.drop_call(hit.task, hit.frame, hit.ret_ip)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
-from fprobe_gdb.dispatch.trampoline.pads import Field
 from fprobe_gdb.dispatch.trampoline.slots import Posted, SlotRegisters, SlotWords
 from fprobe_gdb.errors import StateError
 from fprobe_gdb.probe.recursion import IN_INTERRUPT_MASK, Context, context_of
@@ -14,37 +11,43 @@ from fprobe_gdb.probe.regs import PtRegs
 
 __all__ = ["Handled", "PadHit"]
 
-_TASK, _PREEMPT_COUNT, _USE = Field.TASK // 8, Field.PREEMPT_COUNT // 8, Field.USE // 8
-_NORMAL = Context.NORMAL
-_STACK_WORD = Field.RET_IP // 8
-
 
 class PadHit(SlotWords):
     """A :class:`~fprobe_gdb.probe.hit.Hit`, with the slot that has to be answered."""
 
     #: See :class:`~fprobe_gdb.probe.hit.Hit`.
     calls = 1
+    #: The same.
+    context = Context.NORMAL
     # Set when somebody asks.
     _time_ns: int | None = None
     _state: CpuState | None = None
     # Where a function that a handler called has ended on another vCPU.
     _moved: Posted | None = None
-    #: What the pad has to restore behind such a call, and has not been told yet.
-    unwritten: Mapping[str, int] | None = None
 
     def __init__(
-        self, slot: int, words: list[int], ip: int, ret_ip: int, frame: int, regs: PtRegs, clock: HitClock
+        self,
+        slot: int,
+        said: bytes,
+        use: int,
+        ip: int,
+        ret_ip: int,
+        frame: int,
+        task: int,
+        preempt_count: int,
+        regs: PtRegs,
+        clock: HitClock,
     ) -> None:
         self.slot = slot
-        self.words = words
+        self.said = said
+        self.use = use
         self.ip = ip
         self.ret_ip = ret_ip
         self.frame = frame
-        self.task = words[_TASK]
-        self.use = words[_USE]
+        self.task = task
         self.regs = regs
-        count = words[_PREEMPT_COUNT]
-        self.context = context_of(count) if count & IN_INTERRUPT_MASK else _NORMAL
+        if preempt_count & IN_INTERRUPT_MASK:
+            self.context = context_of(preempt_count)
         self._clock = clock
 
     @property
@@ -71,19 +74,19 @@ class PadHit(SlotWords):
             kernel_mode = {"ip": self.ip, "cs": 0x10, "ss": 0x18, "cr3": self.at.cr3}
             self._state = CpuState(
                 vcpu=self.at.cpu,
-                registers=SlotRegisters(self.words, kernel_mode),
+                registers=SlotRegisters(self.said, kernel_mode),
                 task=self.task,
                 preempt_count=self.preempt_count,
                 kprobe_running=self.kprobe_running,
-                stack_word=self.words[_STACK_WORD],
+                stack_word=self.slot_word,
                 code=b"",
             )
         return self._state
 
-    def moved(self, at: Posted, unwritten: Mapping[str, int]) -> None:
+    def moved(self, at: Posted) -> None:
         """A function that a handler called has come back. The task may run on another vCPU now."""
         self._moved, self._state = at, None
-        self.use, self.unwritten = at.use, unwritten
+        self.use = at.use
 
 
 class Handled(list[PadHit]):

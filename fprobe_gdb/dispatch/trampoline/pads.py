@@ -26,6 +26,7 @@ from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at, gs, rip
 from fprobe_gdb.dispatch.trampoline.record_format import FENTRY_BYTES
 from fprobe_gdb.dispatch.trampoline.stub_code import NODES_BY_STUBS_SHIFT
 from fprobe_gdb.dispatch.trampoline.zone import MAX_NODES, SLOT_BYTES, SLOTS, STUB_BYTES, Zone
+from fprobe_gdb.registers import ARGUMENT_REGISTERS
 
 __all__ = ["DOORBELL_PORT", "SLOT_REGISTERS", "Action", "CallPads", "Field", "Kind", "NodeField", "State", "call_pads"]
 
@@ -66,45 +67,52 @@ class Action(IntEnum):
 class Field(IntEnum):
     """Offsets in a slot, in bytes; 64-bit words."""
 
-    KIND = 0x00
-    ACTION = 0x08
-    #: Entry: the location. Exit: behind the call in the stub.
-    IP = 0x10
-    FUNCTION = 0x18
-    #: Entry: the word at SP.
-    RET_IP = 0x20
-    #: Entry: what the word at SP shall be.
-    NEW_RET = 0x28
-    #: Where to go on.
-    TO = 0x30
-    TSC = 0x38
-    #: The host's claim: the USE word of the hit that it handles.
-    TAKEN = 0x40
-    TASK = 0x48
-    PREEMPT_COUNT = 0x50
-    KPROBE = 0x58
-    CR3 = 0x60
-    CPU = 0x68
-    FLAGS = 0x70
-    #: :data:`SLOT_REGISTERS`, one word each.
-    REGISTERS = 0x78
-    #: The stack pointer when the function was entered, or when it has returned. The host may change it.
-    SP = 0xF0
-    RESULT = 0xF8
-    #: Counts the times that the slot was posted. Never 0 then.
-    USE = 0x100
-    #: The pad's: the USE word of the last hit that left a host that had begun.
-    LEFT = 0x108
-    #: The host's: the USE word of the hit that it answers.
-    ANSWERING = 0x110
+    # What few hits need.
+    TSC = 0x00
+    KPROBE = 0x08
+    CR3 = 0x10
+    CPU = 0x18
+    RESULT = 0x20
     #: The host's: the USE word of the hit that it has answered; the pad may write the slot's state at the same time.
-    ANSWERED = 0x118
+    ANSWERED = 0x28
+    # What the host wants of every hit, in one piece; the stack pointer and what follows are also what regs are made of.
+    #: Counts the times that the slot was posted. Never 0 then.
+    USE = 0x30
+    #: A :class:`Kind`.
+    KIND = 0x38
+    #: Entry: the location. Exit: behind the call in the stub.
+    IP = 0x40
+    #: Entry: the word at SP.
+    RET_IP = 0x48
+    TASK = 0x50
+    PREEMPT_COUNT = 0x58
+    #: The stack pointer when the function was entered, or when it has returned. The host may change it.
+    SP = 0x60
+    FLAGS = 0x68
+    #: :data:`SLOT_REGISTERS`, one word each.
+    REGISTERS = 0x70
+    # What the host does not take.
+    ACTION = 0xE8
+    FUNCTION = 0xF0
+    #: Entry: what the word at SP shall be.
+    NEW_RET = 0xF8
+    #: Where to go on.
+    TO = 0x100
+    #: The host's claim: the USE word of the hit that it handles.
+    TAKEN = 0x108
+    #: The pad's: the USE word of the last hit that left a host that had begun.
+    LEFT = 0x110
+    #: The host's: the USE word of the hit that it answers.
+    ANSWERING = 0x118
+    #: Of the guest function to call: six words, by :data:`~fprobe_gdb.registers.ARGUMENT_REGISTERS`. Apart from the
+    #: registers of the hit, which are what is given back, also by a pad that gives up behind the call.
+    ARGUMENTS = 0x120
 
 
 #: The order of the general registers in a slot.
 SLOT_REGISTERS = ("ax", "bx", "cx", "dx", "si", "di", "bp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
-assert Field.REGISTERS + 8 * len(SLOT_REGISTERS) == Field.SP
-assert Field.ANSWERED + 8 <= SLOT_BYTES
+assert Field.REGISTERS + 8 * len(SLOT_REGISTERS) == Field.ACTION
+assert Field.ARGUMENTS + 8 * len(ARGUMENT_REGISTERS) <= SLOT_BYTES
 
 
 class NodeField(IntEnum):
@@ -399,8 +407,8 @@ class _Pad:
     def _call(self) -> None:
         asm = self.asm
         self._preempt_count(asm.decl)
-        for name in ("di", "si", "dx", "cx", "r8", "r9"):
-            asm.mov(name, at("r12", _register(name)))
+        for number, name in enumerate(ARGUMENT_REGISTERS):
+            asm.mov(name, at("r12", Field.ARGUMENTS + 8 * number))
         asm.xorl("ax", "ax")
         asm.call_mem(at("r12", Field.FUNCTION))
         asm.mov(at("r12", Field.RESULT), "ax")

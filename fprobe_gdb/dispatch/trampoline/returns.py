@@ -36,7 +36,8 @@ class Returns:
 
     def __init__(self, ram: GuestRam, zone: Zone) -> None:
         self._words = ram.words
-        self._stubs, self._stubs_end = zone.stubs, zone.stubs_end
+        #: Addresses of stubs are from the one to below the other.
+        self.begin, self.end = zone.stubs, zone.stubs_end
         self._nodes = ram.offset(zone.physical_of(zone.nodes)) >> 3
         #: Nodes that are left; to be looked at only.
         self.left = list(range(HOST_NODES - 1, -1, -1))
@@ -61,13 +62,13 @@ class Returns:
         self._words[first + _ENDED] = 0
         self._words[first + _FRAME] = frame
         self._calls[call.node] = self._by_frame[frame] = call
-        return self._stubs + call.node * STUB_BYTES
+        return self.begin + call.node * STUB_BYTES
 
     def find(self, addr: int) -> HookedCall | None:
         """The call that a return address stands for."""
-        if not self._stubs <= addr < self._stubs_end:
+        if not self.begin <= addr < self.end:
             return None
-        node, rest = divmod(addr - self._stubs, STUB_BYTES)
+        node, rest = divmod(addr - self.begin, STUB_BYTES)
         return None if rest else self._calls.get(node)
 
     def look_through(self, slot_word: int) -> tuple[HookedCall | None, int]:
@@ -77,11 +78,11 @@ class Returns:
         mode, behind which ours may be. Its call must be in flight: else nothing is known of the node.
         """
         addr = slot_word
-        while self._stubs <= addr < self._stubs_end:
+        while self.begin <= addr < self.end:
             call = self.find(addr)
             if call is not None:
                 return call, call.ret_addr
-            addr = self._words[self._nodes + (addr - self._stubs) // STUB_BYTES * _NODE_WORDS + _RET_ADDR]
+            addr = self._words[self._nodes + (addr - self.begin) // STUB_BYTES * _NODE_WORDS + _RET_ADDR]
         return None, addr
 
     def free(self, call: HookedCall) -> None:

@@ -30,9 +30,11 @@ _SPIN_NS = 30_000
 _LOOK_ROUND_NS = 2_000_000
 _NAP_SEC = 0.05
 # Looking for a slot takes a fraction of a microsecond, less than asking what time it is and giving our turn away.
-_LOOKS = 16
-# Giving our turn away takes longer than this where somebody else has used it; for how long to believe that.
+_LOOKS = 64
+# Giving our turn away takes longer than this where somebody else has used it.
 _YIELD_NS = 1_000_000
+# What a hit costs if we sleep until the guest rings; where looking on costs more than that, for how long to believe it.
+_RING_NS = 40_000
 _CONTENDED_NS = 50_000_000
 # How often to take records out, as long as some come: a ring holds what a busy guest records in ten times as long.
 _RECORDS_SEC = 0.01
@@ -65,6 +67,9 @@ class Serving:
             doorbell.setblocking(False)
         self._dozing = Dozing(lambda: slots.next_posted() is not None) if doorbell is None else None
         self._contended_until_ns = 0
+        # Hits so far; and when somebody else has used our turn last, and how many it were then.
+        self._served = 0
+        self._turned_ns, self._served_then = time.monotonic_ns(), 0
         # When done() was asked last.
         self._asked_ns = 0
 
@@ -79,6 +84,7 @@ class Serving:
             self._dozing.busy_ns = last_hit_ns
         while True:
             if self._serve_hit(1 if idle else _LOOKS):
+                self._served += 1
                 if self._outcome.ends or self._run_state.halts != halts:
                     if self._ends:
                         return None
@@ -127,11 +133,16 @@ class Serving:
             self._outcome.fail_unless_gone(error)
             return False
 
-    # QEMU may be waiting for this very CPU. Where others do, looking on would only cost our turn when the guest rings.
+    # QEMU may be waiting for this very CPU. Where others are, too, hits may come more slowly than by the doorbell: then
+    # looking on only costs QEMU's turn.
     def _yield(self, now_ns: int) -> None:
         os.sched_yield()
-        if time.monotonic_ns() - now_ns > _YIELD_NS:
-            self._contended_until_ns = now_ns + _CONTENDED_NS
+        back_ns = time.monotonic_ns()
+        if back_ns - now_ns <= _YIELD_NS:
+            return
+        if back_ns - self._turned_ns > (self._served - self._served_then) * _RING_NS:
+            self._contended_until_ns = back_ns = back_ns + _CONTENDED_NS
+        self._turned_ns, self._served_then = back_ns, self._served
 
     @property
     def _ends(self) -> bool:

@@ -1,8 +1,13 @@
-"""The host's side of the slots: which hits wait, what they say, and answering them. See :mod:`.pads`."""
+"""The host's side of the slots: which hits wait, what they say, and answering them. See :mod:`.pads`.
+
+A vCPU stands still from the moment that a slot is posted until it is answered, so each access to memory that we share
+with the guest counts: what a pad has written is taken in one piece.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 
 from fprobe_gdb.dispatch.trampoline.pads import SLOT_REGISTERS, Action, Field, State
 from fprobe_gdb.dispatch.trampoline.zone import SLOT_BYTES, SLOTS, Zone
@@ -10,58 +15,71 @@ from fprobe_gdb.probe.regs import FRAME_REGISTERS
 from fprobe_gdb.registers import MASK64
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["FRAME", "Posted", "SlotRegisters", "SlotWords", "Slots"]
+__all__ = ["HEADER_OFFSET", "Posted", "SlotRegisters", "SlotWords", "Slots", "unpack_header"]
 
 # Members of enumerations are slow to look up, and these are needed at each hit.
 _POSTED, _LEAVING, _ANSWERED_STATE = int(State.POSTED), int(State.LEAVING), int(State.ANSWERED)
 _POSTED_BYTE = bytes([_POSTED])
-_SLOT_WORDS = SLOT_BYTES // 8
 _TAKEN, _SP, _TO, _NEW_RET = (field // 8 for field in (Field.TAKEN, Field.SP, Field.TO, Field.NEW_RET))
 _USE, _LEFT, _ANSWERING, _ANSWERED = (field // 8 for field in (Field.USE, Field.LEFT, Field.ANSWERING, Field.ANSWERED))
-# What is read of a slot.
-_READ_WORDS = _USE + 1
-_FIRST_REGISTER = Field.REGISTERS // 8
+_ACTION, _FUNCTION, _ARGUMENTS = (field // 8 for field in (Field.ACTION, Field.FUNCTION, Field.ARGUMENTS))
+# What is taken of a slot ends with the registers, as handlers' regs want it.
+_SAID_BYTES = int(Field.ACTION)
+_WORD = struct.Struct("<Q").unpack_from
+HEADER_OFFSET = int(Field.USE)
+# How often a slot may be the next one while others may wait.
+_IN_A_ROW = 8
 
-_INDEX = {name: _FIRST_REGISTER + index for index, name in enumerate(SLOT_REGISTERS)}
-_INDEX |= {"sp": Field.SP // 8, "ip": Field.IP // 8, "flags": Field.FLAGS // 8}
-#: Where in the words of a slot the registers are that a handler's regs are made of, just as they want them.
-FRAME = slice(Field.FLAGS // 8, Field.FLAGS // 8 + len(FRAME_REGISTERS))
-assert [_INDEX[name] for name in FRAME_REGISTERS] == list(range(FRAME.start, FRAME.stop))
+_OFFSETS: dict[str, int] = {name: Field.REGISTERS + 8 * index for index, name in enumerate(SLOT_REGISTERS)}
+_OFFSETS |= {"sp": int(Field.SP), "ip": int(Field.IP), "flags": int(Field.FLAGS)}
+assert [_OFFSETS[name] for name in FRAME_REGISTERS] == list(range(Field.SP, Field.ACTION, 8))
+
+_HEADER = (Field.USE, Field.KIND, Field.IP, Field.RET_IP, Field.TASK, Field.PREEMPT_COUNT, Field.SP)
+assert list(_HEADER) == list(range(HEADER_OFFSET, Field.FLAGS, 8))
+#: ``unpack_header(said, HEADER_OFFSET)``: what is wanted of every hit, from USE to SP.
+unpack_header = struct.Struct(f"<{len(_HEADER)}Q").unpack_from
 
 
 class SlotRegisters(Mapping[str, int]):
     """The registers of a hit: general ones, ``ip`` and ``flags``. Nothing is done for those that nobody asks for.
 
+    :param said: what :meth:`Slots.take` gave.
     :param others: registers that are not in the slot, or others than there.
     """
 
-    __slots__ = ("_others", "_words")
+    __slots__ = ("_others", "_said")
 
-    def __init__(self, words: list[int], others: Mapping[str, int]) -> None:
-        self._words = words
+    def __init__(self, said: bytes, others: Mapping[str, int]) -> None:
+        self._said = said
         self._others = others
 
     def __getitem__(self, name: str) -> int:
-        return self._others[name] if name in self._others else self._words[_INDEX[name]]
+        if name in self._others:
+            return self._others[name]
+        value: int = _WORD(self._said, _OFFSETS[name])[0]
+        return value
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**_INDEX, **self._others})
+        return iter({**_OFFSETS, **self._others})
 
     def __len__(self) -> int:
-        return len({**_INDEX, **self._others})
+        return len({**_OFFSETS, **self._others})
 
 
 def _word(field: Field, doc: str) -> property:
-    index = field // 8
-    return property(lambda posted: posted.words[index], doc=doc)
+    offset = int(field)
+    return property(lambda words: _WORD(words.said, offset)[0], doc=doc)
 
 
 class SlotWords:
-    """What a pad has written about a hit that waits for us."""
+    """What a pad has written about a hit that waits for us.
 
-    def __init__(self, slot: int, words: list[int]) -> None:
+    :param said: what :meth:`Slots.take` gave.
+    """
+
+    def __init__(self, slot: int, said: bytes) -> None:
         self.slot = slot
-        self.words = words
+        self.said = said
 
     kind = _word(Field.KIND, "A :class:`~.pads.Kind`.")
     tsc = _word(Field.TSC, "When it was posted.")
@@ -70,21 +88,35 @@ class SlotWords:
     cr3 = _word(Field.CR3, "The page table root.")
     cpu = _word(Field.CPU, "The vCPU.")
     result = _word(Field.RESULT, "What the guest function returned that the host had called.")
+    planted = _word(Field.IP, "Entry: the location. Exit: behind the call in the stub.")
+    slot_word = _word(Field.RET_IP, "Entry: the word at the stack pointer.")
 
     @property
     def registers(self) -> SlotRegisters:
         """General registers, ``ip`` and ``flags``."""
-        return SlotRegisters(self.words, {})
+        return SlotRegisters(self.said, {})
 
 
 class Posted(SlotWords):
     """A hit that waits for us, as its pad sees it."""
 
-    ip = _word(Field.IP, "Entry: the location. Exit: behind the call in the stub.")
+    ip = SlotWords.planted
     sp = _word(Field.SP, "The stack pointer when the function was entered, or when it has returned.")
-    ret_ip = _word(Field.RET_IP, "Entry: the word at ``sp``.")
+    ret_ip = SlotWords.slot_word
     task = _word(Field.TASK, "``current``.")
     use = _word(Field.USE, "Which use of the slot it is.")
+
+
+class _Slot:
+    """One slot in the guest's memory."""
+
+    __slots__ = ("said", "words")
+
+    def __init__(self, ram: GuestRam, physical: int) -> None:
+        #: Its words, by :class:`~.pads.Field`.
+        self.words = ram.part(physical, SLOT_BYTES).cast("Q")
+        #: What is taken of it.
+        self.said = ram.part(physical, _SAID_BYTES)
 
 
 class Slots:
@@ -95,25 +127,27 @@ class Slots:
 
     def __init__(self, ram: GuestRam, zone: Zone) -> None:
         self._bytes = ram.view
-        self._words = ram.words
         self._find = ram.find
         self._states = ram.offset(zone.physical_of(zone.word(Zone.STATES)))
         self._states_end = self._states + SLOTS
-        self._first_word = ram.offset(zone.physical_of(zone.slots)) >> 3
-        # Where to look on, so that no CPU waits for ever because another one is quicker.
-        self._next = self._states
+        self._slots = [_Slot(ram, zone.physical_of(zone.slots) + SLOT_BYTES * slot) for slot in range(SLOTS)]
+        # Where the last hit was, and for how long it has been there.
+        self._last = self._states
+        self._in_a_row = 0
 
     def next_posted(self) -> int | None:
         """A slot that waits for us, None when there is none. They take turns."""
-        found = self._find(_POSTED_BYTE, self._next, self._states_end)
+        # Most often it is the one that was the last one.
+        last = self._last
+        if self._bytes[last] == _POSTED and self._in_a_row < _IN_A_ROW:
+            self._in_a_row += 1
+            return last - self._states
+        found = self._find(_POSTED_BYTE, last + 1, self._states_end)
         if found < 0:
-            if self._next == self._states:
-                return None
-            self._next = self._states
-            found = self._find(_POSTED_BYTE, self._states, self._states_end)
+            found = self._find(_POSTED_BYTE, self._states, last + 1)
             if found < 0:
                 return None
-        self._next = found + 1
+        self._last, self._in_a_row = found, 0
         return found - self._states
 
     def waiting(self) -> list[int]:
@@ -123,26 +157,24 @@ class Slots:
 
     def is_posted(self, slot: int) -> bool:
         """Whether this slot waits for us."""
-        first = self._first_word + slot * _SLOT_WORDS
-        return (
-            self._bytes[self._states + slot] == _POSTED and self._words[first + _ANSWERED] != self._words[first + _USE]
-        )
+        words = self._slots[slot].words
+        return self._bytes[self._states + slot] == _POSTED and words[_ANSWERED] != words[_USE]
 
-    def take(self, slot: int) -> list[int] | None:
+    def take(self, slot: int) -> bytes | None:
         """Begin with a hit: from now on its pad will not give up soon. None when it has just done so, or was answered
         and has not seen that yet.
 
-        :return: the slot's words, by :class:`~.pads.Field`.
+        :return: what the pad says, see :class:`SlotWords`.
         """
-        first = self._first_word + slot * _SLOT_WORDS
-        words: list[int] = self._words[first : first + _READ_WORDS].tolist()
-        use = words[_USE]
-        self._words[first + _TAKEN] = use
+        place = self._slots[slot]
+        words = place.words
+        words[_TAKEN] = use = words[_USE]
+        said = place.said.tobytes()
         while (state := self._bytes[self._states + slot]) == _LEAVING:
             pass
-        if state != _POSTED or self._words[first + _USE] != use or self._words[first + _ANSWERED] == use:
+        if state != _POSTED or words[_USE] != use or words[_ANSWERED] == use:
             return None
-        return words
+        return said
 
     def may_answer(self, slot: int, use: int) -> bool:
         """Whether the pad of a hit that was begun with is still there; it waits for the answer then, which has to come
@@ -150,44 +182,68 @@ class Slots:
 
         :param use: the slot's :attr:`~.pads.Field.USE` at that time.
         """
-        first = self._first_word + slot * _SLOT_WORDS
-        self._words[first + _ANSWERING] = use
-        if self._words[first + _USE] == use and self._words[first + _LEFT] != use:
+        words = self._slots[slot].words
+        words[_ANSWERING] = use
+        if words[_USE] == use and words[_LEFT] != use:
             return True
-        self._words[first + _TAKEN] = 0
+        words[_TAKEN] = 0
         return False
 
-    def write_registers(self, slot: int, values: Mapping[str, int]) -> None:
-        """Set what the pad restores: general registers but ``sp``, and ``flags``."""
-        first = self._first_word + slot * _SLOT_WORDS
-        for name, value in values.items():
-            self._words[first + _INDEX[name]] = value & MASK64
-
-    def go_on(self, slot: int, to: int | None = None, new_ret: int | None = None, sp: int | None = None) -> None:
-        """Answer: the pad gives everything back and goes on.
+    def answer(
+        self,
+        slot: int,
+        use: int,
+        to: int | None = None,
+        new_ret: int | None = None,
+        sp: int | None = None,
+        writes: Mapping[str, int] | None = None,
+    ) -> bool:
+        """Answer, if :meth:`may_answer` says so: the pad gives everything back and goes on.
 
         :param to: where, if not behind the location (or where the call returns to).
         :param new_ret: what to leave in the return slot.
         :param sp: with which stack pointer, if not the one of the hit.
+        :param writes: general registers but ``sp``, and ``flags``, that are not those of the hit.
+        :return: whether the pad was still there.
         """
-        first = self._first_word + slot * _SLOT_WORDS
+        words = self._slots[slot].words
+        # may_answer(), without what a call costs.
+        words[_ANSWERING] = use
+        if words[_USE] != use or words[_LEFT] == use:
+            return self.may_answer(slot, use)
         if to is not None:
-            self._words[first + _TO] = to
+            words[_TO] = to
         if new_ret is not None:
-            self._words[first + _NEW_RET] = new_ret
+            words[_NEW_RET] = new_ret
         if sp is not None:
-            self._words[first + _SP] = sp
-        self._answered(slot, first)
+            words[_SP] = sp
+        if writes:
+            for name, value in writes.items():
+                words[_OFFSETS[name] // 8] = value & MASK64
+        # _answered(), for the same reason.
+        words[_ANSWERED] = use
+        self._bytes[self._states + slot] = _ANSWERED_STATE
+        return True
 
-    def call(self, slot: int, function: int, args: Mapping[str, int]) -> None:
-        """Answer: the pad calls a guest function, with these registers, and posts the slot again."""
-        self.write_registers(slot, args)
-        first = self._first_word + slot * _SLOT_WORDS
-        self._words[first + Field.FUNCTION // 8] = function & MASK64
-        self._words[first + Field.ACTION // 8] = Action.CALL
-        self._answered(slot, first)
+    def call(self, slot: int, use: int, function: int, args: Sequence[int]) -> None:
+        """Answer: the pad calls a guest function, and posts the slot again.
+
+        :param args: up to six.
+        """
+        words = self._slots[slot].words
+        for index, arg in enumerate(args, _ARGUMENTS):
+            words[index] = arg & MASK64
+        words[_FUNCTION] = function & MASK64
+        words[_ACTION] = Action.CALL
+        self._answered(slot, use)
 
     # In this order: a pad that overwrites the state just now looks at the word afterwards.
-    def _answered(self, slot: int, first: int) -> None:
-        self._words[first + _ANSWERED] = self._words[first + _USE]
+    def _answered(self, slot: int, use: int) -> None:
+        self._slots[slot].words[_ANSWERED] = use
         self._bytes[self._states + slot] = _ANSWERED_STATE
+
+    def close(self) -> None:
+        """Let go of the guest's memory."""
+        for slot in self._slots:
+            slot.words.release()
+            slot.said.release()

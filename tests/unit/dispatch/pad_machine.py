@@ -145,7 +145,7 @@ class PadMachine:
         if TEXT <= addr < TEXT + (1 << 20) and addr not in (FUNCTION, FUNCTION + 5, CALLER):
             self.functions.append(addr)
         slot = self.slots.next_posted()
-        if slot is not None and (words := self.slots.take(slot)):
-            posted = Posted(slot, words)
+        if slot is not None and (said := self.slots.take(slot)):
+            posted = Posted(slot, said)
             self.posted.append(posted)
             self.answer(self, posted)

@@ -15,7 +15,7 @@ HELPER = FUNCTION + 0x100
 
 
 def go_on(machine: PadMachine, posted: Posted) -> None:
-    machine.slots.go_on(posted.slot)
+    machine.slots.answer(posted.slot, posted.use)
 
 
 def never(machine: PadMachine, posted: Posted) -> None:
@@ -56,7 +56,7 @@ def test_preemption_is_off_while_the_host_is_asked() -> None:
 
     def answer(machine: PadMachine, posted: Posted) -> None:
         counts.append(machine.percpu(COUNT_AT))
-        machine.slots.go_on(posted.slot)
+        machine.slots.answer(posted.slot, posted.use)
 
     machine = PadMachine(answer)
     machine.scramble(1)
@@ -70,8 +70,7 @@ def test_a_register_that_the_host_writes(name: str) -> None:
     value = 0x247 if name == "flags" else 0x1122334455667788
 
     def answer(machine: PadMachine, posted: Posted) -> None:
-        machine.slots.write_registers(posted.slot, {name: value})
-        machine.slots.go_on(posted.slot)
+        machine.slots.answer(posted.slot, posted.use, writes={name: value})
 
     machine = PadMachine(answer)
     before = machine.scramble(2)
@@ -83,8 +82,7 @@ def test_a_call_that_is_skipped() -> None:
     """``override_return()``: on at the return address, with the slot popped."""
 
     def answer(machine: PadMachine, posted: Posted) -> None:
-        machine.slots.write_registers(posted.slot, {"ax": 42})
-        machine.slots.go_on(posted.slot, to=posted.ret_ip, sp=posted.sp + 8)
+        machine.slots.answer(posted.slot, posted.use, posted.ret_ip, sp=posted.sp + 8, writes={"ax": 42})
 
     machine = PadMachine(answer)
     before = machine.scramble(3)
@@ -98,13 +96,12 @@ def test_a_return_goes_through_its_stub_and_back() -> None:
     def answer(machine: PadMachine, posted: Posted) -> None:
         if posted.kind == Kind.ENTRY:
             stubs.append(machine.returns.hook(posted.ret_ip, posted.ret_ip, posted.sp, posted.task))
-            machine.slots.go_on(posted.slot, new_ret=stubs[0])
+            machine.slots.answer(posted.slot, posted.use, new_ret=stubs[0])
         else:
             call = machine.returns.find(posted.ip - 5)
             assert call is not None
             assert (call.ret_addr, call.frame, posted.sp) == (CALLER, before["sp"], before["sp"] + 8)
-            machine.slots.write_registers(posted.slot, {"ax": 7})
-            machine.slots.go_on(posted.slot)
+            machine.slots.answer(posted.slot, posted.use, writes={"ax": 7})
 
     machine = PadMachine(answer)
     before = machine.scramble(4)
@@ -119,12 +116,10 @@ def test_a_return_goes_through_its_stub_and_back() -> None:
 def test_a_guest_function_that_a_handler_calls() -> None:
     def answer(machine: PadMachine, posted: Posted) -> None:
         if posted.kind == Kind.ENTRY:
-            machine.slots.call(posted.slot, HELPER, {"di": 5, "si": 6})
+            machine.slots.call(posted.slot, posted.use, HELPER, (5, 6))
         else:
             assert machine.percpu(COUNT_AT) == 0x80000002
-            registers = {n: v for n, v in machine.posted[0].registers.items() if n not in ("ip", "sp")}
-            machine.slots.write_registers(posted.slot, registers)
-            machine.slots.go_on(posted.slot)
+            machine.slots.answer(posted.slot, posted.use)
 
     machine = PadMachine(answer)
     # mov eax, edi; add eax, esi; ret
@@ -135,6 +130,20 @@ def test_a_guest_function_that_a_handler_calls() -> None:
     assert machine.posted[1].result == 11
     assert machine.functions[:1] == [HELPER]
     assert machine.registers() == before | {"ip": BEHIND}
+
+
+def test_a_pad_that_gives_up_behind_a_guest_call_gives_everything_back() -> None:
+    def answer(machine: PadMachine, posted: Posted) -> None:
+        if posted.kind == Kind.ENTRY:
+            machine.slots.call(posted.slot, posted.use, HELPER, (5, 6, 7, 8, 9, 10))
+
+    machine = PadMachine(answer)
+    machine.set_word(Zone.BOUND_TSC, 1)
+    before = machine.scramble(6)
+    machine.run(FUNCTION, BEHIND)
+    assert machine.posted[-1].kind == Kind.CALLED
+    assert machine.registers() == before | {"ip": BEHIND}
+    assert machine.lost() == {FUNCTION: 1}
 
 
 @pytest.mark.parametrize("sleeps", [0, 1])
@@ -254,10 +263,8 @@ def test_a_late_answer_gets_to_nobody() -> None:
             return
         first = machine.posted[0]
         assert (posted.slot, posted.use) == (first.slot, first.use + 1)
-        answers.append(machine.slots.may_answer(first.slot, first.use))
-        answers.append(machine.slots.may_answer(posted.slot, posted.use))
-        machine.slots.write_registers(posted.slot, {"ax": 77})
-        machine.slots.go_on(posted.slot)
+        answers.append(machine.slots.answer(first.slot, first.use, writes={"ax": 66}))
+        answers.append(machine.slots.answer(posted.slot, posted.use, writes={"ax": 77}))
 
     machine = PadMachine(answer)
     machine.set_word(Zone.BOUND_TSC, 1)
@@ -282,9 +289,8 @@ def test_a_pad_waits_for_an_answer_that_is_being_written(kind: Kind) -> None:
     def answer(machine: PadMachine, posted: Posted) -> None:
         if len(machine.posted) == 1:
             assert machine.slots.may_answer(posted.slot, posted.use)
-        left = machine.slots._words[machine.slots._first_word + posted.slot * SLOT_BYTES // 8 + Field.LEFT // 8]
-        if left == posted.use:
-            machine.slots.go_on(posted.slot)
+        if machine.slots._slots[posted.slot].words[Field.LEFT // 8] == posted.use:
+            machine.slots._answered(posted.slot, posted.use)
 
     machine = PadMachine(answer)
     machine.set_word(Zone.BOUND_TSC, 1)

@@ -6,7 +6,7 @@ import pytest
 
 from fprobe_gdb.events import MissReason
 from fprobe_gdb.probe.fprobe import Fprobe
-from fprobe_gdb.probe.recursion import Context, Group, RecursionGuard, context_of
+from fprobe_gdb.probe.recursion import Context, RecursionGuard, context_of
 from tests.unit.probe.scripted_guest import OTHER_TASK, ScriptedGuest
 
 
@@ -15,22 +15,21 @@ def ignore(*_: object) -> None:
 
 
 @pytest.mark.parametrize("context", Context)
-@pytest.mark.parametrize("group", Group)
-def test_guard_lets_one_nested_entry_in_and_refuses_the_third_level(context: Context, group: Group) -> None:
+def test_guard_lets_one_nested_entry_in_and_refuses_the_third_level(context: Context) -> None:
     guard = RecursionGuard()
-    first = guard.trylock(1, context, group)
-    second = guard.trylock(1, context, group)
-    assert first == context
+    first = guard.trylock(1, context)
+    second = guard.trylock(1, context)
+    assert first == 1 << context
     assert second is not None
-    assert guard.trylock(1, context, group) is None
-    guard.unlock(1, second, group)
-    assert guard.trylock(1, context, group) == second
+    assert guard.trylock(1, context) is None
+    guard.unlock(1, second)
+    assert guard.trylock(1, context) == second
 
 
 def test_guard_has_one_transition_bit_for_all_contexts() -> None:
     guard = RecursionGuard()
     for context in Context:
-        assert guard.trylock(1, context) == context
+        assert guard.trylock(1, context) == 1 << context
     assert guard.trylock(1, Context.HARDIRQ) is not None
     for context in Context:
         assert guard.trylock(1, context) is None
@@ -47,13 +46,12 @@ def test_guard_gives_back_the_bit_that_was_taken() -> None:
     assert guard.trylock(1, Context.NORMAL) is None
 
 
-def test_guard_is_per_task_and_per_group() -> None:
+def test_guard_is_per_task() -> None:
     guard = RecursionGuard()
     for task in (1, 2):
-        for group in Group:
-            assert guard.trylock(task, Context.NORMAL, group) is not None
-            assert guard.trylock(task, Context.NORMAL, group) is not None
-            assert guard.trylock(task, Context.NORMAL, group) is None
+        assert guard.trylock(task, Context.NORMAL) is not None
+        assert guard.trylock(task, Context.NORMAL) is not None
+        assert guard.trylock(task, Context.NORMAL) is None
 
 
 @pytest.mark.parametrize(
