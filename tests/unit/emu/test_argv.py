@@ -92,6 +92,12 @@ def test_words_of_the_spec_come_last(kernel: Path) -> None:
     assert qemu_argv(spec, FDS)[-2:] == ["-d", "int"]
 
 
+@pytest.mark.parametrize(("accel", "there"), [("tcg", True), ("mttcg", True), ("kvm", False)])
+def test_an_emulated_guest_does_not_count_timer_interrupts(kernel: Path, accel: str, there: bool) -> None:
+    spec = MachineSpec(kernel=kernel, initramfs=None, accel=accel)
+    assert ("no_timer_check" in kernel_cmdline(spec).split()) == there
+
+
 def test_kaslr_and_start_stopped(kernel: Path) -> None:
     assert "nokaslr" in kernel_cmdline(MachineSpec(kernel=kernel, initramfs=None, kaslr=False)).split()
     assert "nokaslr" not in kernel_cmdline(MachineSpec(kernel=kernel, initramfs=None)).split()
