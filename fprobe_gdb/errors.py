@@ -460,11 +460,15 @@ class RecordNoTrampolines(RecordRefused):
 
 
 class RecordNoRing(RecordRefused):
-    """The zone has no room for a ring of records for each CPU."""
+    """The zone has no room for a ring of records for each CPU.
 
-    def __init__(self, cpus: int) -> None:
+    :param attached: it was borrowed without any.
+    """
+
+    def __init__(self, cpus: int, *, attached: bool = False) -> None:
         super().__init__(
-            f"the landing zone has no room for a ring of records for each of {cpus} CPUs", "give the guest more memory"
+            f"the landing zone has no room for a ring of records for each of {cpus} CPUs",
+            "attach with recording=True" if attached else "give the guest more memory",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import rich_click as click
 from fprobe_gdb.cli.exits import ExitCode
 from fprobe_gdb.cli.options import answer_option, dispatch_option, kernel_option
 from fprobe_gdb.cli.progress import working
+from fprobe_gdb.cli.record_options import RECORD_FROM, check_recordable, record_options, recordable
 from fprobe_gdb.cli.sinks import open_sink
 from fprobe_gdb.cli.trace_options import Form, ProbesCommand, What, form_options, what_options
 from fprobe_gdb.dispatch.base import RunEnd
@@ -18,6 +20,7 @@ from fprobe_gdb.errors import InvalidProbe, TargetLost
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.options import BACKENDS, DEFAULT_MAX_SITES, BootOptions
+from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.tracer import Tracer
 from images.progress import Progress
@@ -53,6 +56,7 @@ __all__ = ["attach"]
     help="As of trace.",
 )
 @answer_option
+@record_options
 @form_options
 def attach(
     socket: Path,
@@ -66,12 +70,15 @@ def attach(
     breakpoint: str,
     max_sites: int,
     answer_sec: float,
+    record: bool | None,
+    block: bool,
     **values: Any,
 ) -> int:
     """Trace a guest that runs already, through the unix socket of its gdbstub. It runs on when the trace ends.
 
     The kernel's image is checked against the guest before anything is planted, and KASLR is found. Trampolines take
-    4 MiB of memory, which the guest's kernel lends, and the right to reach QEMU's memory: the same user, or root.
+    4 MiB of memory, which the guest's kernel lends (28 with many functions or --record, more with more than 8 CPUs),
+    and the right to reach QEMU's memory: the same user, or root.
 
     Examples:
 
@@ -79,12 +86,15 @@ def attach(
     qemu-system-x86_64 ... -gdb unix:/run/user/1000/gdb.sock,server=on,wait=off
     fprobe-gdb attach /run/user/1000/gdb.sock -k ./bzImage -i 'vfs_*'
     fprobe-gdb attach gdb.sock --qmp qmp.sock -k 6.1 -i vfs_read --max-hits 10
+    fprobe-gdb attach gdb.sock -k ./bzImage -i '*' -f summary --timeout 5
     """
     what, form = What.take(values), Form.take(values)
+    check_recordable(record, what, form)
     options = BootOptions(
         kernel=kernel, backend=backend, dispatch=dispatch, breakpoint=breakpoint, max_sites=max_sites,
         answer_sec=answer_sec,
     )  # fmt: skip
+    count = 0
     with working("looking for the kernel") as progress:
         path = options.kernel_path(progress)
         progress(Progress("reading the kernel's symbols"))
@@ -93,16 +103,26 @@ def attach(
         definitions = what.definitions_in_image(knowledge, records)
         # What is wrong is told before the guest is stopped, but for names that modules of the guest may have.
         with contextlib.suppress(InvalidProbe):
-            locations = what.locations(records, definitions)
+            count = len(what.locations(records, definitions))
             if dispatch == "breakpoint":
-                options.check_sites(len(locations))
+                options.check_sites(count)
+    options = replace(options, recording=bool(record) or count > RECORD_FROM)
     with (
         open_sink(form.format, form.output, graph=form.graph, functions=bool(what.include)) as sink,
         Kernel.attach(socket, qmp=qmp, options=options, knowledge=knowledge, on_note=_tell) as k,
     ):
-        tracefs = form.format == "ftrace"
-        tracer = Tracer(k, sink, entry_only=entry_only, max_hits=max_hits, stack=form.stack, tracefs=tracefs)
-        tracer.register(what.functions(k.records), what.definitions(k), what.selection)
+        functions = what.functions(k.records)
+        # Without trampolines breakpoints may do, if there are few enough.
+        many = len(functions) > RECORD_FROM and (k.can_record or len(functions) > max_sites)
+        tracer: Tracer | RecordTracer
+        if record or (record is None and many and recordable(what, form)):
+            quiet = form.format == "summary"
+            tracer = RecordTracer(k, sink, entry_only=entry_only, max_hits=max_hits, quiet=quiet, block=block)
+            tracer.register(functions)
+        else:
+            tracefs = form.format == "ftrace"
+            tracer = Tracer(k, sink, entry_only=entry_only, max_hits=max_hits, stack=form.stack, tracefs=tracefs)
+            tracer.register(functions, what.definitions(k), what.selection)
         _follow(k, tracer, timeout_sec)
     return ExitCode.OK
 
@@ -112,11 +132,12 @@ def _tell(note: str) -> None:
 
 
 # Trace for a time, and write the summary however that ends. The end of the time is what was asked for, no failure.
-def _follow(k: Kernel, tracer: Tracer, timeout_sec: float) -> None:
+def _follow(k: Kernel, tracer: Tracer | RecordTracer, timeout_sec: float) -> None:
     ended = "interrupted"
     try:
         ended = "timeout" if k.run(timeout_sec=timeout_sec) is RunEnd.TIMEOUT else "max-hits"
-        tracer.unregister()
+        if isinstance(tracer, Tracer):
+            tracer.unregister()
     except TargetLost:
         ended = "guest died"
         raise

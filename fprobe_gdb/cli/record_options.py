@@ -7,9 +7,10 @@ from typing import Any, TypeVar
 
 import rich_click as click
 
+from fprobe_gdb.cli.trace_options import Form, What
 from fprobe_gdb.session.guest import Kernel
 
-__all__ = ["RECORD_FROM", "record_options", "should_record"]
+__all__ = ["RECORD_FROM", "check_recordable", "record_options", "recordable", "should_record"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,6 +29,23 @@ def record_options(function: F) -> F:
         help="Let the guest record calls by itself, ten times as cheap as a handler: pointers are just numbers. "
         f"Default: for more than {RECORD_FROM} functions, and for --filter and the like with -f summary.",
     )(function)
+
+
+def recordable(what: What, form: Form) -> bool:
+    """Whether all that is asked for can be had without handlers."""
+    with_handlers = what.lines or what.selection.waits or form.stack
+    return not (with_handlers or form.format == "ftrace")
+
+
+def check_recordable(record: bool | None, what: What, form: Form) -> None:
+    """Check ``--record`` against the rest.
+
+    :raise click.UsageError: it cannot be had with that.
+    """
+    if record and not recordable(what, form):
+        raise click.UsageError(
+            "--record knows calls of --include alone: no events, --stack or -f ftrace; leave it out, and handlers serve"
+        )
 
 
 def should_record(k: Kernel, count: int, *, answered_at_end: bool) -> bool:

@@ -15,7 +15,7 @@ from fprobe_gdb.cli.exits import ExitCode
 from fprobe_gdb.cli.guest_command import follow, shell_text
 from fprobe_gdb.cli.options import boot_options, guest_options, timeout_option
 from fprobe_gdb.cli.progress import working
-from fprobe_gdb.cli.record_options import record_options, should_record
+from fprobe_gdb.cli.record_options import check_recordable, record_options, recordable, should_record
 from fprobe_gdb.cli.sinks import open_sink
 from fprobe_gdb.cli.trace_options import Form, TraceCommand, What, form_options, what_options
 from fprobe_gdb.errors import GuestPanic, NotCompiled, RecordRefused, SiteNoCode, SiteNotRecorded, TargetLost
@@ -52,8 +52,7 @@ class _Request:
     @property
     def recordable(self) -> bool:
         """Whether all that is asked for can be had without handlers."""
-        with_handlers = self.what.lines or self.what.selection.waits or self.form.stack
-        return not (with_handlers or self.form.format == "ftrace")
+        return recordable(self.what, self.form)
 
     @property
     def quiet(self) -> bool:
@@ -242,10 +241,7 @@ def _request(command: str, values: dict[str, Any]) -> _Request:
         raise click.UsageError("--graph draws calls to their returns, which --entry-only leaves out")
     if request.from_boot and request.what.selection.waits:
         raise click.UsageError("--from-boot cannot wait for modules: they are found once the guest is up")
-    if request.record and not request.recordable:
-        raise click.UsageError(
-            "--record knows calls of --include alone: no events, --stack or -f ftrace; leave it out, and handlers serve"
-        )
+    check_recordable(request.record, request.what, request.form)
     return request
 
 

@@ -4,13 +4,14 @@ those that tools before us have left there.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from emu.deadline import Deadline
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
-from fprobe_gdb.errors import ZoneError
+from fprobe_gdb.errors import MemoryFault, TypeLookupError, ZoneError
 from fprobe_gdb.kernel.percpu import PerCpuLayout
 from fprobe_gdb.probe.core import ProbeCore
 from fprobe_gdb.session.live_stacks import LiveStacks
@@ -28,6 +29,7 @@ Read = Callable[[int, int], bytes]
 class AttachedZones:
     """The zones of one guest, which is stopped before and after each method and runs meanwhile.
 
+    :param qemu_pid: the process of its QEMU; 0 when that is not to be seen.
     :param view: the guest: its kernel is known, and where it is.
     :param percpu: of the kernel where it is.
     :param read: reads kernel memory through the debugger.
@@ -37,12 +39,14 @@ class AttachedZones:
 
     def __init__(
         self,
+        qemu_pid: int,
         view: GuestView,
         percpu: PerCpuLayout,
         read: Read,
         run: Callable[[Deadline, Callable[[], bool]], RunEnd],
         note: Callable[[str], None],
     ) -> None:
+        self._qemu_pid = qemu_pid
         self._view = view
         self._percpu = percpu
         self._read = read
@@ -50,19 +54,19 @@ class AttachedZones:
         self._note = note
 
     def trampolines(
-        self, qemu_pid: int, breakpoints: BreakpointDispatch, core: ProbeCore, *, answer_sec: float
+        self, breakpoints: BreakpointDispatch, core: ProbeCore, *, recording: bool, answer_sec: float
     ) -> TrampolineDispatch:
         """Borrow a zone and make a dispatch of it.
 
-        :param qemu_pid: the process of its QEMU; 0 when that is not to be seen.
-        :param breakpoints: the dispatch that it has now.
+        :param breakpoints: the dispatch that the guest has now.
+        :param recording: with rings of records, and room for all functions.
         :raise ZoneError: why that cannot be. The guest is as it was.
         """
         view = self._view
         loans = self._loans(breakpoints, self._read)
-        ram = find_ram(qemu_pid, view.target)
+        ram = find_ram(self._qemu_pid, view.target)
         try:
-            loan = loans.borrow(ram)
+            loan = loans.borrow(ram, core.possible_cpus if recording else 0)
         except BaseException:
             ram.close()
             raise
@@ -93,6 +97,15 @@ class AttachedZones:
         :param breakpoints: the dispatch that the guest has.
         """
         self._remove(breakpoints, self._read, orphaned=True)
+        with contextlib.suppress(ZoneError):
+            loans = self._loans(breakpoints, self._read)
+            ram = find_ram(self._qemu_pid, self._view.target)
+            try:
+                size_bytes = loans.give_marked_back(ram)
+            finally:
+                ram.close()
+            if size_bytes:
+                self._note(f"{size_bytes >> 20} MiB that a killed fprobe-gdb had borrowed were given back to the guest")
 
     def _remove(self, breakpoints: BreakpointDispatch, read: Read, *, orphaned: bool) -> None:
         try:
@@ -116,7 +129,14 @@ class AttachedZones:
         if not view.has_types:
             raise ZoneError("this kernel has no types (BTF), which it takes to know when nobody is in a pad any more")
         cpus = PassingCpus(breakpoints, self._run, lambda name: location_of(view.records, name))
-        return ZoneLoans(view.target, view.symbols, cpus, self._stacks(read), read)
+        return ZoneLoans(view.target, view.symbols, cpus, self._stacks(read), read, self._boot())
+
+    # A number that is another one after each boot; 0 where the kernel draws none.
+    def _boot(self) -> int:
+        with contextlib.suppress(TypeLookupError, MemoryFault):
+            offset = self._view.btf.struct("task_struct").find_member("stack_canary").byte_offset
+            return int.from_bytes(self._read(self._view.symbols.one("init_task") + offset, 8), "little")
+        return 0
 
     def _stacks(self, read: Read) -> LiveStacks:
         view = self._view

@@ -482,7 +482,8 @@ class Kernel(GuestView):
         if self.target.state is not TargetState.STOPPED or dispatch.in_handler:
             raise StateError("recording", "running", "stopped, outside handlers")
         if self.num_possible_cpus() > dispatch.zone.rings:
-            raise RecordNoRing(self.num_possible_cpus())
+            attached = isinstance(self.machine, AttachedMachine) and not self.options.recording
+            raise RecordNoRing(self.num_possible_cpus(), attached=attached)
         if (ip := self.records.without_fentry(ips)) is not None:
             raise SiteNotRecorded(ip)
         decided = any(it.at_exit is not None for it in (asked or {}).values())
@@ -633,7 +634,9 @@ class Kernel(GuestView):
         self._core.possible_cpus = self._possible_cpus()
         if isinstance(self.machine, AttachedMachine):
             assert isinstance(self._dispatch, BreakpointDispatch)
-            self._zones = AttachedZones(self, self._percpu, self._read_kernel, self._run, self._note)
+            self._zones = AttachedZones(
+                self.machine.qemu_pid, self, self._percpu, self._read_kernel, self._run, self._note
+            )
             self._zones.remove_orphans(self._dispatch)
         self._choose_dispatch()
         self._modules = GuestModules(self._module_reader(), lambda: self.btf, lambda: self._dispatch.epoch)
@@ -705,15 +708,17 @@ class Kernel(GuestView):
             self._why_breakpoints = str(error)
 
     def _trampolines(self) -> TrampolineDispatch:
-        answer_sec = self.options.answer_sec
+        options = self.options
         if isinstance(self.machine, Machine):
             return open_trampolines(
                 self.machine, self.target, self._core, self.records, self.knowledge, self.slide, self._percpu,
-                answer_sec=answer_sec,
+                answer_sec=options.answer_sec,
             )  # fmt: skip
         assert self._zones is not None
         assert isinstance(self._dispatch, BreakpointDispatch)
-        return self._zones.trampolines(self.machine.qemu_pid, self._dispatch, self._core, answer_sec=answer_sec)
+        return self._zones.trampolines(
+            self._dispatch, self._core, recording=options.recording, answer_sec=options.answer_sec
+        )
 
     # Of a guest of others, when we leave.
     def _give_zone_back(self) -> None:

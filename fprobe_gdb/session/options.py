@@ -68,6 +68,8 @@ class BootOptions:
     max_sites: int = DEFAULT_MAX_SITES
     #: Trampolines: how long a call waits for its handler to begin before it goes on without, as a lost one.
     answer_sec: float = DEFAULT_ANSWER_SEC
+    #: :meth:`fprobe_gdb.Kernel.attach` borrows memory for records, too: 28 MiB instead of 4, or more with many CPUs.
+    recording: bool = False
 
     def __post_init__(self) -> None:
         if self.backend not in BACKENDS:

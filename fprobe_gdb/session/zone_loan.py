@@ -1,20 +1,23 @@
 """A landing zone in a guest that was not booted for it: in memory that its kernel allocates for us, and gets back.
 
 What is there in the guest is what counts, not what we remember of it: a zone is given back in the same way by the tool
-that has borrowed it and by the next one, which finds it in the page tables and reads its journal.
+that has borrowed it and by the next one, which finds it in the page tables and reads its journal. Memory that is lent
+and not mapped is marked (:mod:`~fprobe_gdb.dispatch.trampoline.loan_mark`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from emu.deadline import Deadline
 from fprobe_gdb.dispatch.cpu_state import CpuState
-from fprobe_gdb.dispatch.trampoline.journal import OwnBytes, ZoneHead, entries_in
+from fprobe_gdb.dispatch.trampoline.joined_writes import joined_writes
+from fprobe_gdb.dispatch.trampoline.journal import HEAD_BYTES, OwnBytes, ZoneHead, entries_in, entries_place
+from fprobe_gdb.dispatch.trampoline.loan_mark import LoanMark, find_marks
 from fprobe_gdb.dispatch.trampoline.mapping import IMAGE_BASE, place_zone, read_directory, zone_entries
 from fprobe_gdb.dispatch.trampoline.orphans import hand_back, held_by_tracers, owns_text
-from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, SLOTS, Zone
+from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, MAX_RINGS, PIECE_BYTES, SLOTS, Zone
 from fprobe_gdb.errors import MemoryFault, ZoneError
 from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.kernel.unwind_code import HOOKS
@@ -26,10 +29,15 @@ from fprobe_gdb.target.page_table import FRAME, PAGE_BYTES, PRESENT
 
 __all__ = ["LoanedZone", "ZoneLoans"]
 
-# Code and data, in one block of the guest's page allocator, which aligns it to its size.
+# A block of the guest's page allocator, which aligns it to its size: the largest that every kernel has.
 _ORDER = 10
-_SIZE_BYTES = 4096 << _ORDER
-assert _SIZE_BYTES == 2 * HUGE_BYTES
+assert PIECE_BYTES == PAGE_BYTES << _ORDER
+# Beside code and data, a zone with rings has counters of losses, room for 65,536 entries of the journal, and the ends
+# of rings; and 16 MiB of rings, or 2 for each CPU where that is more.
+_JOURNAL_BYTES = HUGE_BYTES
+_WITH_RINGS_BYTES = 6 * HUGE_BYTES
+_RINGS_BYTES = 16 << 20
+_RING_BYTES = 2 << 20
 # include/linux/gfp_types.h: __GFP_KSWAPD_RECLAIM | __GFP_NOWARN, and with GFP_KERNEL's other bits; 5.10 to 7.3.
 _GFP_NOWAIT = 0x800 | 0x2000
 _GFP_KERNEL = _GFP_NOWAIT | 0x400 | 0x80 | 0x40
@@ -42,6 +50,7 @@ _ROOT = "init_top_pgt"
 _TICK_SEC = 10.0
 _SLEEPER_SEC = 3.0
 _CALL_SEC = 30.0
+_NOBODY = "no CPU of the guest came by where its allocator may be called"
 
 Read = Callable[[int, int], bytes]
 
@@ -61,34 +70,41 @@ class ZoneLoans:
 
     :param symbols: at the guest's addresses.
     :param read: reads kernel memory.
+    :param boot: see :class:`.LoanMark`.
     """
 
-    def __init__(self, target: Target, symbols: SymbolTable, cpus: PassingCpus, stacks: LiveStacks, read: Read) -> None:
+    def __init__(
+        self, target: Target, symbols: SymbolTable, cpus: PassingCpus, stacks: LiveStacks, read: Read, boot: int
+    ) -> None:
         self._target = target
         self._symbols = symbols
         self._cpus = cpus
         self._stacks = stacks
         self._read = read
+        self._boot = boot
 
     # Section: borrowing
 
-    def borrow(self, ram: GuestRam) -> LoanedZone:
+    def borrow(self, ram: GuestRam, rings: int) -> LoanedZone:
         """Have memory allocated by the guest's kernel, and map it as a zone.
 
+        :param rings: how many rings of records it has; 0 for a small zone.
         :raise ZoneError: why that cannot be. The guest is as it was.
         """
         self._check_guest()
-        given: list[tuple[int, int]] = []
+        rings = rings if rings <= MAX_RINGS else 0
+        size_bytes = _zone_bytes(rings)
+        handles: list[int] = []
         try:
-            self._allocate(given)
-            handle, cr3 = given[-1]
-            zone = self._prepare(ram, handle, cr3)
+            cr3 = self._allocate(ram, handles, size_bytes // PIECE_BYTES)
+            zone = self._prepare(ram, handles, cr3, rings)
         except BaseException:
-            if given and given[-1][0]:
-                self._free(given[-1][0])
+            self._free(handles)
             raise
         # From here on it can be found, and given back.
         self._write_entries(zone, zone_entries(zone)[1])
+        for physical in zone.pieces or (zone.physical,):
+            ram.write_physical(physical, bytes(LoanMark.SIZE_BYTES))
         return LoanedZone(zone, OwnBytes(ram, zone), cr3)
 
     def _check_guest(self) -> None:
@@ -103,26 +119,33 @@ class ZoneLoans:
             if entry & PRESENT:
                 raise ZoneError("the guest isolates its page tables (boot it with nopti)")
 
-    # Note the address that the guest's allocator gives, and a page table root that maps it.
-    def _allocate(self, given: list[tuple[int, int]]) -> None:
+    # Have so many pieces allocated, and marked at once. Returns a page table root that maps them.
+    def _allocate(self, ram: GuestRam, handles: list[int], count: int) -> int:
         allocator = next((found[0] for name in _ALLOCATORS if (found := self._symbols.addresses(name))), None)
         if allocator is None:
             raise ZoneError(f"this kernel has no {_ALLOCATORS[0]}()")
+        cr3 = 0
 
         def allocate(state: CpuState, gfp: int) -> bool:
-            addr = self._cpus.call(allocator, (gfp, _ORDER), Deadline(_CALL_SEC))
-            given.append((addr, state.registers["cr3"]))
+            nonlocal cr3
+            cr3 = state.registers["cr3"]
+            while len(handles) < count and (handle := self._cpus.call(allocator, (gfp, _ORDER), Deadline(_CALL_SEC))):
+                handles.append(handle)
+                self._mark(handle, ram.translate(cr3, handle))
             return True
 
         # No interrupt may sleep; on a realtime kernel it may not even ask.
         if not self._is_realtime:
             self._cpus.run((TICK,), lambda state: allocate(state, _GFP_NOWAIT), Deadline(_TICK_SEC))
-        if not given or not given[-1][0]:
+        if len(handles) < count:
             self._cpus.run(SLEEPERS, lambda state: allocate(state, _GFP_KERNEL), Deadline(_SLEEPER_SEC))
-        if not given:
-            raise ZoneError("no CPU of the guest came by where its allocator may be called")
-        if not given[-1][0]:
-            raise ZoneError(f"the guest has no {_SIZE_BYTES >> 20} MiB of memory in one piece to lend")
+        if not cr3:
+            raise ZoneError(_NOBODY)
+        if len(handles) < count:
+            size_mib = PIECE_BYTES >> 20
+            lent = f"; it had {len(handles)} of {count}" if handles else ""
+            raise ZoneError(f"the guest has no {size_mib * count} MiB of memory to lend in pieces of {size_mib}{lent}")
+        return cr3
 
     @property
     def _is_realtime(self) -> bool:
@@ -134,22 +157,31 @@ class ZoneLoans:
         return SLEEPERS if self._is_realtime else (TICK,)
 
     # Write what a zone begins with, where it is and where it will be mapped.
-    def _prepare(self, ram: GuestRam, handle: int, cr3: int) -> Zone:
+    def _prepare(self, ram: GuestRam, handles: Sequence[int], cr3: int, rings: int) -> Zone:
         table, entries = read_directory(cr3, ram.read_physical)
         try:
-            physical = ram.translate(cr3, handle)
-            if physical % HUGE_BYTES or ram.translate(cr3, handle + _SIZE_BYTES - 1) != physical + _SIZE_BYTES - 1:
-                raise ZoneError(f"what the guest has allocated at {handle:#x} is not in one piece")
+            pieces = tuple(self._piece(ram, cr3, handle) for handle in handles)
             if ram.translate(cr3, self._symbols.one(_DIRECTORY)) != table:
                 raise ZoneError("the guest's page tables are not those that its kernel was booted with")
         except MemoryFault as fault:
-            raise ZoneError(f"what the guest has allocated at {handle:#x} is not in its RAM") from fault
+            raise ZoneError(f"what the guest has allocated is not in its RAM: {fault}") from fault
         image = self._symbols.one("_text"), self._symbols.one("_end")
-        zone = place_zone(entries, image, physical, _SIZE_BYTES, 0)
-        ram.write_physical(physical, bytes(_SIZE_BYTES))
-        head = ZoneHead(physical, _SIZE_BYTES, zone.code, handle)
+        size_bytes = len(pieces) * PIECE_BYTES
+        in_pieces = {"pieces": pieces} if len(pieces) > 1 else {}
+        journal_bytes = _JOURNAL_BYTES if rings else 0
+        zone = place_zone(entries, image, pieces[0], size_bytes, rings, journal_bytes=journal_bytes, **in_pieces)
+        for physical in pieces:
+            ram.write_physical(physical + LoanMark.SIZE_BYTES, bytes(PIECE_BYTES - LoanMark.SIZE_BYTES))
+        head = ZoneHead.of(zone, handles)
         ram.write_physical(zone.physical_of(zone.word(Zone.JOURNAL)), head.pack())
         return zone
+
+    # Where in physical memory a piece is.
+    def _piece(self, ram: GuestRam, cr3: int, handle: int) -> int:
+        physical = ram.translate(cr3, handle)
+        if physical % PIECE_BYTES or ram.translate(cr3, handle + PIECE_BYTES - 1) != physical + PIECE_BYTES - 1:
+            raise ZoneError(f"what the guest has allocated at {handle:#x} is not in one piece")
+        return physical
 
     # Section: giving back
 
@@ -172,7 +204,7 @@ class ZoneLoans:
     # What a mapping is, if it is the code of a zone.
     def _head_at(self, code: int, physical: int) -> ZoneHead | None:
         try:
-            head = ZoneHead.unpack(self._read(code + HUGE_BYTES + Zone.JOURNAL, 64))
+            head = ZoneHead.unpack(self._read(code + HUGE_BYTES + Zone.JOURNAL, HEAD_BYTES))
         except MemoryFault:
             return None
         return head if head and (head.code, head.physical) == (code, physical & -HUGE_BYTES) else None
@@ -187,31 +219,53 @@ class ZoneLoans:
         zone = head.zone
         self._restore_text(zone)
         hand_back(zone, self._read, self._write)
-        why = "no CPU of the guest came by where its allocator may be called"
+        why = _NOBODY
 
         def free(_state: CpuState) -> bool:
             nonlocal why
             hand_back(zone, self._read, self._write)
             if why := self._in_use(zone):
                 return False
+            for physical, handle in head.pieces:
+                self._mark(handle, physical)
             self._unmap(zone)
-            self._cpus.call(self._symbols.one("free_pages"), (head.handle, _ORDER), Deadline(_CALL_SEC))
+            self._free_here([handle for _, handle in head.pieces])
             return True
 
         return "" if self._cpus.run(self._anywhere, free, Deadline(_TICK_SEC)) else why
 
+    def give_marked_back(self, ram: GuestRam) -> int:
+        """Let the guest have memory again that is lent and marked, and to which no zone leads.
+
+        :return: how many bytes that were.
+        """
+        if not self._boot:
+            return 0
+        mapped = {physical for head in self.orphans() for physical, _ in head.pieces}
+        marks = [mark for mark in find_marks(ram, self._boot) if mark.physical not in mapped]
+        handles = [mark.handle for mark in marks]
+        return len(handles) * PIECE_BYTES if self._free(handles) else 0
+
     def _restore_text(self, zone: Zone) -> None:
-        own = entries_in(self._read(zone.word(Zone.JOURNAL), Zone.JOURNAL_BYTES))
-        writes = []
-        for ip, code in sorted(own.items()):
-            try:
-                there = self._read(ip, len(code))
-            except MemoryFault:
-                # A module that is gone.
-                continue
-            if owns_text(zone, ip, there):
-                writes.append((ip, code))
-        self._target.write_many(writes)
+        own = entries_in(self._read(*entries_place(zone)))
+        writes = [(ip, own[ip]) for ip, code in self._code_at(own) if owns_text(zone, ip, code)]
+        self._target.write_many(joined_writes(writes, self._read))
+
+    # What is there in place of own bytes; nothing of a module that is gone.
+    def _code_at(self, own: Mapping[int, bytes]) -> Iterator[tuple[int, bytes]]:
+        at, page = -1, b""
+        for ip in sorted(own):
+            if ip & -PAGE_BYTES != at:
+                at = ip & -PAGE_BYTES
+                page = self._read_or_nothing(at, PAGE_BYTES)
+            code = page[ip - at : ip - at + len(own[ip])]
+            yield ip, code if len(code) == len(own[ip]) else self._read_or_nothing(ip, len(own[ip]))
+
+    def _read_or_nothing(self, addr: int, size_bytes: int) -> bytes:
+        try:
+            return self._read(addr, size_bytes)
+        except MemoryFault:
+            return b""
 
     def _in_use(self, zone: Zone) -> str:
         if any(self._read(zone.word(Zone.STATES), SLOTS)):
@@ -232,7 +286,9 @@ class ZoneLoans:
         pages = range(0, HUGE_BYTES, PAGE_BYTES)
         used = [at for at in pages if any(code[at : at + PAGE_BYTES])]
         for at in used:
-            self._target.write_memory(zone.code + at, bytes(PAGE_BYTES))
+            # A mark stays.
+            kept = LoanMark.SIZE_BYTES if at == 0 and self._boot else 0
+            self._target.write_memory(zone.code + at + kept, bytes(PAGE_BYTES - kept))
         self._write_entries(zone, bytes(8 * (zone.size_bytes // HUGE_BYTES)))
 
     # And let all CPUs forget what was there.
@@ -245,10 +301,30 @@ class ZoneLoans:
     def _write(self, addr: int, data: bytes) -> None:
         self._target.write_memory(addr, data)
 
-    # What was allocated, and never mapped.
-    def _free(self, handle: int) -> None:
+    # Section: pieces that are not mapped
+
+    def _mark(self, handle: int, physical: int) -> None:
+        if self._boot:
+            self._write(handle, LoanMark(self._boot, physical, handle).pack())
+
+    # Whether that could be done.
+    def _free(self, handles: Sequence[int]) -> bool:
         def free(_state: CpuState) -> bool:
-            self._cpus.call(self._symbols.one("free_pages"), (handle, _ORDER), Deadline(_CALL_SEC))
+            self._free_here(handles)
             return True
 
-        self._cpus.run(self._anywhere, free, Deadline(_TICK_SEC))
+        return bool(handles) and self._cpus.run(self._anywhere, free, Deadline(_TICK_SEC))
+
+    # At a place where that may be called. A mark goes first: what is freed must not be freed again.
+    def _free_here(self, handles: Sequence[int]) -> None:
+        for handle in handles:
+            self._write(handle, bytes(LoanMark.SIZE_BYTES))
+            self._cpus.call(self._symbols.one("free_pages"), (handle, _ORDER), Deadline(_CALL_SEC))
+
+
+# Of a zone with so many rings.
+def _zone_bytes(rings: int) -> int:
+    if not rings:
+        return PIECE_BYTES
+    size_bytes = _WITH_RINGS_BYTES + max(_RINGS_BYTES, _RING_BYTES * rings)
+    return -(-size_bytes // PIECE_BYTES) * PIECE_BYTES

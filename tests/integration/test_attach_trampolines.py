@@ -19,8 +19,12 @@ from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.errors import RamOutOfReach, ZoneError
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.session import attached
+from fprobe_gdb.session.record_tracer import RecordTracer
+from fprobe_gdb.session.selection import Selection
+from fprobe_gdb.session.zone_loan import ZoneLoans
 from images.initramfs import build
 from images.workload_counts import counts
+from tests.integration.list_sink import ListSink
 from tests.integration.tool import Tool, run_tool
 
 pytestmark = pytest.mark.qemu
@@ -156,6 +160,74 @@ def test_a_killed_tool_is_cleaned_up_after(stranger: Stranger, tmp_path: Path) -
     stranger.shell(NOT_BUSY)
     assert stranger.text() == before
     assert "alive" in stranger.shell("cat /etc/motd; echo alive")
+
+
+@pytest.mark.parametrize("whose", ["stranger", "sharer"])
+def test_all_functions_are_recorded_and_nothing_is_left(whose: str, request: pytest.FixtureRequest) -> None:
+    guest: Stranger = request.getfixturevalue(whose)
+    before, free_mib = guest.text(), guest.free_mib()
+    (count,) = counts(("calls", "300"))
+    with guest.attach(recording=True) as k:
+        tracer = RecordTracer(k, ListSink(), quiet=True, block=True)
+        functions = Selection(("*",), ()).now(k.records)
+        tracer.register(functions)
+        running = guest.machine.agent.start("workload calls 300")
+        assert k.run(timeout_sec=120, until=guest.ended(running)) is RunEnd.DONE
+        summary = tracer.finish("done", None)
+    assert len(functions) > 30_000
+    seen = {row.func: (row.hits, row.exits, row.missed, row.lost) for row in summary.functions}
+    assert seen[count.function] == (count.entries, count.exits, 0, 0)
+    assert summary.hits > 10 * count.entries
+    assert guest.text() == before
+    assert guest.free_mib() >= free_mib - 3, "the zone takes 28"
+
+
+def test_a_recording_tool_that_is_killed_is_cleaned_up_after(stranger: Stranger, tmp_path: Path) -> None:
+    """All functions are planted, and thousands of calls are in flight."""
+    before, free_mib = stranger.text(), stranger.free_mib()
+    stranger.shell(BUSY)
+    where = (str(stranger.path), "-k", "6.1", "-f", "jsonl")
+    with Tool("attach", *where, "-i", "*", "--record", "--timeout", "100", tmp=tmp_path) as tool:
+        tool.until_output('"exit"')
+        tool.kill()
+    assert "alive" in stranger.shell("cat /etc/motd; echo alive")
+    done = run_tool("attach", *where, "-i", "__x64_sys_personality", "--max-hits", "5", "--record", "--timeout", "60")
+    assert done.status == 0, done.err
+    assert done.err == "note: a landing zone that a killed fprobe-gdb has left in the guest was removed\n"
+    summary = json.loads(done.lines[-1])
+    assert (summary["dispatch"], summary["ended"], summary["lost"]) == ("trampoline (record)", "max-hits", 0)
+    stranger.shell(NOT_BUSY)
+    assert stranger.text() == before
+    assert stranger.free_mib() >= free_mib - 3
+
+
+def test_memory_that_was_lent_and_never_mapped_is_given_back(
+    stranger: Stranger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the next tool: the one that has borrowed it comes to its end as if it had been killed there."""
+    free_mib = stranger.free_mib()
+
+    def die(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ZoneLoans, "_prepare", die)
+        patch.setattr(ZoneLoans, "_free", lambda *_: False)
+        with pytest.raises(KeyboardInterrupt):
+            stranger.attach(recording=True)
+    assert stranger.free_mib() < free_mib - 24
+    notes: list[str] = []
+    for _ in range(2):
+        with stranger.attach(dispatch="breakpoint", on_note=notes.append):
+            pass
+    assert notes == ["28 MiB that a killed fprobe-gdb had borrowed were given back to the guest"]
+    assert stranger.free_mib() >= free_mib - 3
+    assert "alive" in stranger.shell("echo alive")
+
+
+def test_recording_takes_more_memory(stranger: Stranger) -> None:
+    with stranger.attach() as k, pytest.raises(ZoneError, match="attach with recording=True"):
+        k.record([k.records.ftrace_location(k.address("vfs_read"))], lambda _: None)
 
 
 def test_a_process_that_is_not_the_guest_is_found_out(stranger: Stranger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,25 +7,27 @@ there before its location is written, and until it has its own bytes back: nothi
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
+from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, PIECE_BYTES, Zone
 from fprobe_gdb.errors import SiteNoRoom
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["MAX_ENTRIES", "OwnBytes", "ZoneHead", "entries_in"]
+__all__ = ["HEAD_BYTES", "OwnBytes", "ZoneHead", "entries_in", "entries_place", "max_entries"]
 
 # Of the layout of zones: another one for each change of what is where, of slots and of nodes.
 _VERSION = 3
 _MAGIC = b"fprobe-gdb zone\n"
-# Magic, version, physical address, size, code, what the guest's allocator gave, how it is freed.
+# Magic, version, physical address, size, code, size of the part for entries, number of pieces. The first five are
+# those of every version.
 _HEAD = struct.Struct("<16s6Q")
-_HEAD_BYTES = 4096
+# Of each piece: physical address, what the guest's allocator gave.
+_PIECE = struct.Struct("<2Q")
+#: How long a head may be.
+HEAD_BYTES = 4096
 # Location, count of own bytes, own bytes.
 _ENTRY = struct.Struct("<QB23s")
-#: Locations that can be planted at the same time in such a zone.
-MAX_ENTRIES = (Zone.JOURNAL_BYTES - _HEAD_BYTES) // _ENTRY.size
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +38,43 @@ class ZoneHead:
     size_bytes: int
     #: Virtual address of the code.
     code: int
-    #: What the guest's allocator gave for it.
-    handle: int
+    #: See :attr:`.Zone.journal_bytes`.
+    journal_bytes: int
+    #: Physical address of each piece, and what the guest's allocator gave for it; nothing in another version.
+    pieces: tuple[tuple[int, int], ...]
     #: Of the layout.
     version: int = _VERSION
 
+    @classmethod
+    def of(cls, zone: Zone, handles: Sequence[int]) -> ZoneHead:
+        """The head of a zone.
+
+        :param handles: what the guest's allocator gave for its pieces.
+        """
+        physicals = zone.pieces or (zone.physical,)
+        pieces = tuple(zip(physicals, handles, strict=True))
+        return cls(zone.physical, zone.size_bytes, zone.code, zone.journal_bytes, pieces)
+
     def pack(self) -> bytes:
         """The bytes at the beginning of the journal."""
-        return _HEAD.pack(_MAGIC, self.version, self.physical, self.size_bytes, self.code, self.handle, 0)
+        count = len(self.pieces)
+        head = (_MAGIC, self.version, self.physical, self.size_bytes, self.code, self.journal_bytes, count)
+        return _HEAD.pack(*head) + b"".join(_PIECE.pack(*piece) for piece in self.pieces)
 
     @classmethod
     def unpack(cls, data: bytes) -> ZoneHead | None:
-        """What :meth:`pack` has made; None when it is something else."""
-        magic, version, physical, size_bytes, code, handle, _ = _HEAD.unpack_from(data)
-        return cls(physical, size_bytes, code, handle, version) if magic == _MAGIC else None
+        """What :meth:`pack` has made; None when it is something else.
+
+        :param data: :data:`HEAD_BYTES`.
+        """
+        magic, version, physical, size_bytes, code, journal_bytes, count = _HEAD.unpack_from(data)
+        if magic != _MAGIC:
+            return None
+        if version != _VERSION:
+            return cls(physical, size_bytes, code, 0, (), version)
+        end = _HEAD.size + count * _PIECE.size
+        pieces = tuple(_PIECE.iter_unpack(data[_HEAD.size : end]))
+        return cls(physical, size_bytes, code, journal_bytes, pieces, version)
 
     @property
     def known(self) -> bool:
@@ -58,14 +83,28 @@ class ZoneHead:
 
     @property
     def zone(self) -> Zone:
-        """The zone that it is about."""
-        return Zone(self.physical, self.size_bytes, self.code, self.code + HUGE_BYTES, 0)
+        """The zone that it is about, but for its rings."""
+        pieces = tuple(physical for physical, _ in self.pieces) if self.size_bytes > PIECE_BYTES else ()
+        data = self.code + HUGE_BYTES
+        return Zone(self.physical, self.size_bytes, self.code, data, 0, self.journal_bytes, pieces)
+
+
+def entries_place(zone: Zone) -> tuple[int, int]:
+    """Where entries are: virtual address, and size in bytes."""
+    if zone.journal_bytes:
+        return zone.journal, zone.journal_bytes
+    return zone.word(Zone.JOURNAL) + HEAD_BYTES, Zone.JOURNAL_BYTES - HEAD_BYTES
+
+
+def max_entries(zone: Zone) -> int:
+    """How many locations can be planted at the same time in such a zone."""
+    return entries_place(zone)[1] // _ENTRY.size
 
 
 def entries_in(data: bytes) -> dict[int, bytes]:
-    """Own bytes by location, out of a whole journal."""
-    entries = (_ENTRY.unpack_from(data, _HEAD_BYTES + index * _ENTRY.size) for index in range(MAX_ENTRIES))
-    return {ip: own[:count] for ip, count, own in entries if ip}
+    """Own bytes by location, out of all entries."""
+    used = len(data) // _ENTRY.size * _ENTRY.size
+    return {ip: own[:count] for ip, count, own in _ENTRY.iter_unpack(data[:used]) if ip}
 
 
 class OwnBytes:
@@ -73,7 +112,8 @@ class OwnBytes:
 
     def __init__(self, ram: GuestRam, zone: Zone) -> None:
         self._ram = ram
-        self._first = zone.physical_of(zone.word(Zone.JOURNAL)) + _HEAD_BYTES
+        self._first = zone.physical_of(entries_place(zone)[0])
+        self._room = max_entries(zone)
         self._index: dict[int, int] = {}
         self._free: list[int] = []
 
@@ -83,19 +123,17 @@ class OwnBytes:
         :raise SiteNoRoom: there are too many.
         """
         new = [ip for ip in owns if ip not in self._index]
-        if len(self._index) + len(new) > MAX_ENTRIES:
+        if len(self._index) + len(new) > self._room:
             raise SiteNoRoom(new[0])
         for ip in new:
             self._index[ip] = self._free.pop() if self._free else len(self._index)
-        for ip, own in owns.items():
-            self._write(self._index[ip], _ENTRY.pack(ip, len(own), own))
+        self._write({self._index[ip]: _ENTRY.pack(ip, len(own), own) for ip, own in owns.items()})
 
     def drop(self, ips: Iterable[int]) -> None:
         """These locations have their own bytes back."""
-        for ip in ips:
-            index = self._index.pop(ip)
-            self._write(index, bytes(_ENTRY.size))
-            self._free.append(index)
+        free = [self._index.pop(ip) for ip in ips]
+        self._write(dict.fromkeys(free, bytes(_ENTRY.size)))
+        self._free += free
 
     def __contains__(self, ip: int) -> bool:
         return ip in self._index
@@ -105,5 +143,12 @@ class OwnBytes:
         """The locations."""
         return self._index.keys()
 
-    def _write(self, index: int, entry: bytes) -> None:
-        self._ram.write_physical(self._first + index * _ENTRY.size, entry)
+    # Neighbours in one go.
+    def _write(self, entries: Mapping[int, bytes]) -> None:
+        run: list[bytes] = []
+        for index in sorted(entries):
+            run.append(entries[index])
+            if index + 1 not in entries:
+                first = index + 1 - len(run)
+                self._ram.write_physical(self._first + first * _ENTRY.size, b"".join(run))
+                run.clear()

@@ -59,13 +59,22 @@ def read_table(cr3: int, addr: int, level: int, read_physical: ReadPhysical) -> 
     return table, [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
 
 
-def place_zone(entries: Sequence[int], image: tuple[int, int], physical: int, size_bytes: int, rings: int) -> Zone:
+def place_zone(
+    entries: Sequence[int],
+    image: tuple[int, int],
+    physical: int,
+    size_bytes: int,
+    rings: int,
+    *,
+    journal_bytes: int = 0,
+    pieces: tuple[int, ...] = (),
+) -> Zone:
     """Choose where the zone is mapped: in free entries behind the image, or before it where KASLR has left no room.
 
     :param entries: of the page-middle directory.
     :param image: the kernel's ``_text`` and ``_end``.
     :param physical: where the zone is, 2 MiB aligned.
-    :param rings: how many rings of records it has.
+    :param rings, journal_bytes, pieces: see :class:`.Zone`.
     :raise ZoneNotMapped: when there is not enough room.
     """
     count = size_bytes // HUGE_BYTES
@@ -76,7 +85,7 @@ def place_zone(entries: Sequence[int], image: tuple[int, int], physical: int, si
         # Until cleanup_highmap() has run, unused entries are not zero, but not present either.
         if not any(entry & PRESENT for entry in entries[start : start + count]):
             code = IMAGE_BASE + start * HUGE_BYTES
-            return Zone(physical, size_bytes, code, code + HUGE_BYTES, rings)
+            return Zone(physical, size_bytes, code, code + HUGE_BYTES, rings, journal_bytes, pieces)
     raise ZoneNotMapped(
         f"there is no room for {size_bytes >> 20} MiB around the kernel's image, which ends at {image[1]:#x}; "
         "ask for a smaller ring"
@@ -87,5 +96,5 @@ def zone_entries(zone: Zone) -> tuple[int, bytes]:
     """What maps the zone: the index of the first entry, and the entries."""
     index = (zone.code - IMAGE_BASE) // HUGE_BYTES
     values = [zone.physical | _CODE]
-    values += [zone.physical + at | _DATA for at in range(HUGE_BYTES, zone.size_bytes, HUGE_BYTES)]
+    values += [zone.physical_of(zone.data + at) | _DATA for at in range(0, zone.size_bytes - HUGE_BYTES, HUGE_BYTES)]
     return index, b"".join(value.to_bytes(8, "little") for value in values)

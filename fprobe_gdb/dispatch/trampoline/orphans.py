@@ -7,7 +7,8 @@ import struct
 from collections.abc import Callable, Collection, Iterator
 
 from fprobe_gdb.dispatch.trampoline.pads import Action, Field, NodeField, State
-from fprobe_gdb.dispatch.trampoline.zone import HOST_NODES, HUGE_BYTES, NODE_BYTES, SLOT_BYTES, SLOTS, Zone
+from fprobe_gdb.dispatch.trampoline.record_format import NodeWord
+from fprobe_gdb.dispatch.trampoline.zone import HOST_NODES, HUGE_BYTES, MAX_NODES, NODE_BYTES, SLOT_BYTES, SLOTS, Zone
 from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.kernel.displace import JUMP_BYTES
 
@@ -15,6 +16,7 @@ __all__ = ["hand_back", "held_by_tracers", "owns_text"]
 
 _BRANCHES = (0xE8, 0xE9)
 _NODE_WORDS = NODE_BYTES // 8
+assert NodeField.RET_ADDR.value == NodeWord.RET_ADDR.value
 
 Read = Callable[[int, int], bytes]
 Write = Callable[[int, bytes], None]
@@ -57,16 +59,36 @@ def _give_returns_back(zone: Zone, read: Read, write: Write) -> None:
 
 # Nodes that have a call, where its return slot is, what is there, and what belongs there.
 def _in_flight(zone: Zone, read: Read) -> Iterator[tuple[int, int, int, int]]:
-    words = memoryview(read(zone.nodes, HOST_NODES * NODE_BYTES)).cast("Q")
-    for node in range(HOST_NODES):
-        first = node * _NODE_WORDS
-        frame = words[first + NodeField.FRAME // 8]
-        if not frame or words[first + NodeField.ENDED // 8]:
+    end = int.from_bytes(read(zone.word(Zone.NODES_END), 8), "little")
+    count = min(max(HOST_NODES, (end - zone.nodes) // NODE_BYTES), MAX_NODES)
+    words = memoryview(read(zone.nodes, count * NODE_BYTES)).cast("Q")
+    for node in range(count):
+        frame = _frame(words[node * _NODE_WORDS : (node + 1) * _NODE_WORDS], node)
+        if not frame:
             continue
         # The stack of a task that is gone may be, too.
         with contextlib.suppress(MemoryFault):
             word = int.from_bytes(read(frame, 8), "little")
-            yield node, frame, word, words[first + NodeField.RET_ADDR // 8]
+            yield node, frame, word, _real_return(zone, words, node)
+
+
+# Where the return slot of a node's call is; 0 when it has none.
+def _frame(words: memoryview, node: int) -> int:
+    if node < HOST_NODES:
+        return 0 if words[NodeField.ENDED // 8] else int(words[NodeField.FRAME // 8])
+    return int(words[NodeWord.FRAME // 8]) if words[NodeWord.TASK // 8] else 0
+
+
+# What a node keeps may be the stub of another one, which has got the slot before.
+def _real_return(zone: Zone, words: memoryview, node: int) -> int:
+    count = len(words) // _NODE_WORDS
+    for _ in range(count):
+        addr = int(words[node * _NODE_WORDS + NodeField.RET_ADDR // 8])
+        following = zone.node_of_stub(addr)
+        if following is None or following >= count:
+            return addr
+        node = following
+    return addr
 
 
 # A pad fills its slot with all that it needs to go on by itself.

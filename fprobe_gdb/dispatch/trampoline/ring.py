@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from fprobe_gdb.dispatch.trampoline.record_format import RingWord
+from fprobe_gdb.dispatch.trampoline.stretch import Stretch
 from fprobe_gdb.dispatch.trampoline.zone import LONGEST_RECORD_BYTES, RING_WORDS_BYTES, Zone
 from fprobe_gdb.target.guest_ram import GuestRam
 
@@ -54,7 +55,7 @@ class Ring:
         self._cpu = bytes([cpu])
         self._addr = zone.ring(cpu)
         self._size_bytes = zone.ring_bytes
-        self._bytes = ram.part(zone.physical_of(self._addr), zone.ring_stride_bytes)
+        self._bytes = Stretch(ram, zone.runs(self._addr, zone.ring_stride_bytes))
         self._words = ram.part(zone.physical_of(zone.ring_words(cpu)), RING_WORDS_BYTES).cast("Q")
         # Bytes of records taken since the beginning.
         self._tail = 0
@@ -67,8 +68,8 @@ class Ring:
 
     def close(self) -> None:
         """Let go of the memory."""
-        for view in (self._words, self._bytes):
-            view.release()
+        self._words.release()
+        self._bytes.release()
 
     @property
     def head(self) -> int:
@@ -96,8 +97,9 @@ class Ring:
         if not waiting_bytes or not self._bytes[begin]:
             return []
         size = self._size_of(self._bytes[begin] >> 2)
-        # One at least: its end may lie behind the ring's.
-        count = max(1, min(waiting_bytes, limit_bytes, self._size_bytes - begin) // size)
+        # One at least: its end may lie behind the ring's, or in the next piece.
+        whole_bytes = min(self._size_bytes, self._bytes.seam(begin)) - begin
+        count = max(1, min(waiting_bytes, limit_bytes, whole_bytes) // size)
         kinds = self._kinds(begin, size, count)
         data = self._cut(begin, size, len(kinds))
         return _by_probe(kinds, data, size)

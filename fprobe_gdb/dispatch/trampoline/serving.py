@@ -101,7 +101,7 @@ class Serving:
             if not idle and now_ns - last_look_ns < _LOOK_ROUND_NS:
                 continue
             more = self.take_records()
-            if idle and self._dozing is not None and not more and self._dozing.doze(deadline):
+            if idle and self._dozing is not None and not more and self._dozing.doze(deadline.within(self._nap_sec)):
                 continue
             stopped, end = self._look_round(deadline, done, wake, idle and not more)
             if stopped or end is not None or self._ends:

@@ -1,7 +1,8 @@
 """The landing zone: where in the guest's memory pads, slots, nodes and records are. Pure.
 
-The zone is one piece of physical memory that the kernel does not use, mapped twice within reach of a ``call`` from
-kernel text: nothing here depends on how it got there (:mod:`~fprobe_gdb.dispatch.trampoline.mapping`).
+The zone is physical memory that the kernel does not use, mapped within reach of a ``call`` from kernel text: nothing
+here depends on how it got there (:mod:`~fprobe_gdb.dispatch.trampoline.mapping`). It may be in pieces; of its parts
+only rings go from one piece to the next.
 
 ::
 
@@ -20,6 +21,7 @@ kernel text: nothing here depends on how it got there (:mod:`~fprobe_gdb.dispatc
               NODE_ARGS       384 KiB: the six argument registers of each call that has a node of the pads, where
                               something is asked of them at its return
     losses  4 MiB: a counter for each 16 bytes of kernel text, of calls for which a ring had no room
+    journal 2 MiB: in a large zone in a guest of others, own bytes of many locations, for which JOURNAL has no room
     rings   the rest: records, a ring for each CPU. A ring is a power of two, and behind it is a page for the part of a
             record that begins in front of its end and ends behind it.
 
@@ -41,6 +43,7 @@ __all__ = [
     "MAX_RINGS",
     "NODE_ARGS_BYTES",
     "NODE_BYTES",
+    "PIECE_BYTES",
     "PROBE_BYTES",
     "RING_WORDS_BYTES",
     "SLOTS",
@@ -52,6 +55,8 @@ __all__ = [
 
 #: A page-middle-directory entry maps so much.
 HUGE_BYTES = 1 << 21
+#: Size of the pieces of a zone that is in pieces, each of which begins at a multiple of it.
+PIECE_BYTES = 2 * HUGE_BYTES
 #: Hits that can wait for the host at the same moment: four contexts on 64 CPUs.
 SLOTS = 256
 SLOT_BYTES = 512
@@ -107,11 +112,13 @@ assert _NODE_ARGS_OFFSET + (MAX_NODES - HOST_NODES) * NODE_ARGS_BYTES <= HUGE_BY
 class Zone:
     """Addresses of the parts.
 
-    :param physical: physical address, 2 MiB aligned.
+    :param physical: physical address, 2 MiB aligned, of the first piece.
     :param size_bytes: a multiple of 2 MiB, at least 4 MiB.
     :param code: virtual address of the code.
     :param data: virtual address of the data, and behind it the rings.
     :param rings: how many, one for each possible CPU, at most :data:`MAX_RINGS`.
+    :param journal_bytes: size of the part for the journal.
+    :param pieces: physical addresses of all pieces; nothing where it is in one.
     """
 
     physical: int
@@ -119,6 +126,8 @@ class Zone:
     code: int
     data: int
     rings: int
+    journal_bytes: int = 0
+    pieces: tuple[int, ...] = ()
 
     #: Offsets from :attr:`data` of what host and pads share; all are 64-bit words, but pads look at 32 bits of flags.
     STATES = 0x000
@@ -182,9 +191,14 @@ class Zone:
         return _LOSSES_BYTES if self.size_bytes >= _LARGE_BYTES else 0
 
     @property
+    def journal(self) -> int:
+        """Virtual address of the part for the journal."""
+        return self.losses + self.losses_bytes
+
+    @property
     def ring_bytes(self) -> int:
         """Size of each ring, a power of two; 0 in a zone that has no room for them."""
-        left = self.size_bytes - 2 * HUGE_BYTES - self.losses_bytes
+        left = self.size_bytes - 2 * HUGE_BYTES - self.losses_bytes - self.journal_bytes
         each = left // self.rings - _RING_END_BYTES if self.rings else 0
         return 1 << each.bit_length() - 1 if each >= 16 * LONGEST_RECORD_BYTES else 0
 
@@ -195,7 +209,7 @@ class Zone:
 
     def ring(self, cpu: int) -> int:
         """Virtual address of a CPU's ring."""
-        return self.losses + self.losses_bytes + cpu * self.ring_stride_bytes
+        return self.journal + self.journal_bytes + cpu * self.ring_stride_bytes
 
     def ring_words(self, cpu: int) -> int:
         """Virtual address of the words of a CPU's ring."""
@@ -207,10 +221,27 @@ class Zone:
 
     def physical_of(self, addr: int) -> int:
         """Physical address of something in the zone."""
-        if self.code <= addr < self.code + HUGE_BYTES:
-            return self.physical + addr - self.code
-        assert self.data <= addr < self.data + self.size_bytes - HUGE_BYTES, hex(addr)
-        return self.physical + HUGE_BYTES + addr - self.data
+        offset = addr - self.code if self.code <= addr < self.code + HUGE_BYTES else HUGE_BYTES + addr - self.data
+        assert 0 <= offset < self.size_bytes, hex(addr)
+        if not self.pieces:
+            return self.physical + offset
+        return self.pieces[offset // PIECE_BYTES] + offset % PIECE_BYTES
+
+    def runs(self, addr: int, size_bytes: int) -> list[tuple[int, int]]:
+        """Where in physical memory a part of the data is: addresses and sizes in bytes, in order."""
+        runs: list[tuple[int, int]] = []
+        end = addr + size_bytes
+        while addr < end:
+            # Pieces begin at multiples of their size, counted from the code on.
+            room = PIECE_BYTES - (addr - self.data + HUGE_BYTES) % PIECE_BYTES
+            size = min(room, end - addr)
+            physical = self.physical_of(addr)
+            if runs and sum(runs[-1]) == physical:
+                runs[-1] = runs[-1][0], runs[-1][1] + size
+            else:
+                runs.append((physical, size))
+            addr += size
+        return runs
 
     def stub(self, node: int) -> int:
         """The return address that stands for a node."""

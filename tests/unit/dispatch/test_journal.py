@@ -6,16 +6,28 @@ import mmap
 
 import pytest
 
-from fprobe_gdb.dispatch.trampoline.journal import MAX_ENTRIES, OwnBytes, ZoneHead, entries_in
+from fprobe_gdb.dispatch.trampoline.journal import (
+    HEAD_BYTES,
+    OwnBytes,
+    ZoneHead,
+    entries_in,
+    entries_place,
+    max_entries,
+)
+from fprobe_gdb.dispatch.trampoline.loan_mark import LoanMark, find_marks
+from fprobe_gdb.dispatch.trampoline.node_pools import NodePools
 from fprobe_gdb.dispatch.trampoline.orphans import hand_back, held_by_tracers, owns_text
 from fprobe_gdb.dispatch.trampoline.pads import Action, Field, NodeField, State
+from fprobe_gdb.dispatch.trampoline.record_format import NodeWord
 from fprobe_gdb.dispatch.trampoline.returns import Returns
-from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, SLOT_BYTES, Zone
+from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, PIECE_BYTES, SLOT_BYTES, Zone
 from fprobe_gdb.errors import MemoryFault, SiteNoRoom
 from fprobe_gdb.target.guest_ram import GuestRam
+from fprobe_gdb.target.page_table import FOUR_GIB
 
 CODE = 0xFFFFFFFF83C00000
-HEAD = ZoneHead(0, 2 * HUGE_BYTES, CODE, 0xFFFF888002800000)
+HANDLE = 0xFFFF888002800000
+HEAD = ZoneHead(0, PIECE_BYTES, CODE, 0, ((0, HANDLE),))
 NOP = bytes.fromhex("0f1f440000")
 STACK = 0xFFFFC90000010000
 CALLER = 0xFFFFFFFF81234567
@@ -47,7 +59,7 @@ class Guest:
 
     @property
     def entries(self) -> dict[int, bytes]:
-        return entries_in(self.read(self.zone.word(Zone.JOURNAL), Zone.JOURNAL_BYTES))
+        return entries_in(self.read(*entries_place(self.zone)))
 
 
 @pytest.fixture
@@ -56,18 +68,32 @@ def guest() -> Guest:
 
 
 def test_a_head_says_where_its_zone_is() -> None:
-    assert ZoneHead.unpack(HEAD.pack()) == HEAD
+    assert unpacked(HEAD) == HEAD
     assert HEAD.known
-    assert HEAD.zone == Zone(0, 2 * HUGE_BYTES, CODE, CODE + HUGE_BYTES, 0)
+    assert HEAD.zone == Zone(0, PIECE_BYTES, CODE, CODE + HUGE_BYTES, 0)
+    assert ZoneHead.of(HEAD.zone, [HANDLE]) == HEAD
+
+
+def test_a_head_says_of_what_pieces_its_zone_is() -> None:
+    physicals, handles = (0x2800000, 0x1400000, 0x6000000), (7, 8, 9)
+    zone = Zone(physicals[0], 3 * PIECE_BYTES, CODE, CODE + HUGE_BYTES, 0, HUGE_BYTES, physicals)
+    head = ZoneHead.of(zone, handles)
+    assert head.pieces == tuple(zip(physicals, handles, strict=True))
+    assert unpacked(head) == head
+    assert head.zone == zone
+
+
+def unpacked(head: ZoneHead) -> ZoneHead | None:
+    return ZoneHead.unpack(head.pack().ljust(HEAD_BYTES, b"\0"))
 
 
 def test_another_version_is_known_as_such() -> None:
-    found = ZoneHead.unpack(ZoneHead(0, 2 * HUGE_BYTES, CODE, 0, version=0).pack())
-    assert found is not None
+    found = unpacked(ZoneHead(0, PIECE_BYTES, CODE, 1 << 40, ((1, 2),), version=2))
+    assert found == ZoneHead(0, PIECE_BYTES, CODE, 0, (), version=2)
     assert not found.known
 
 
-@pytest.mark.parametrize("data", [bytes(64), b"\xcc" * 64], ids=["blank", "code"])
+@pytest.mark.parametrize("data", [bytes(HEAD_BYTES), b"\xcc" * HEAD_BYTES], ids=["blank", "code"])
 def test_other_memory_is_no_head(data: bytes) -> None:
     assert ZoneHead.unpack(data) is None
 
@@ -86,7 +112,7 @@ def test_own_bytes_are_there_until_they_are_dropped(guest: Guest) -> None:
 
 def test_too_many_are_refused_before_any_is_kept(guest: Guest) -> None:
     owns = OwnBytes(guest.ram, guest.zone)
-    many = {0x1000 + 16 * index: NOP for index in range(MAX_ENTRIES)}
+    many = {0x1000 + 16 * index: NOP for index in range(max_entries(guest.zone))}
     owns.keep(many)
     with pytest.raises(SiteNoRoom):
         owns.keep({1: NOP})
@@ -139,6 +165,42 @@ def test_a_call_that_has_returned_has_no_frame(guest: Guest) -> None:
     hand_back(guest.zone, guest.read, guest.write)
     assert guest.word(STACK) == stub
     assert NodeField.FRAME % 8 == 0
+
+
+def test_recorded_calls_in_flight_return_to_their_callers(guest: Guest) -> None:
+    """Whatever else has had the return slot before: the host, or the function that has jumped to this one."""
+    pools = NodePools(guest.ram, guest.zone)
+    pools.furnish()
+    home, outer, inner, alone = pools.give(1, 4)
+    returns = Returns(guest.ram, guest.zone)
+    handled = returns.hook(CALLER, CALLER, STACK, 1)
+    for node, ret_addr, frame in (
+        (outer, handled, STACK),
+        (inner, guest.zone.stub(outer), STACK),
+        (alone, 5, STACK + 8),
+    ):
+        for word, value in ((NodeWord.RET_ADDR, ret_addr), (NodeWord.FRAME, frame), (NodeWord.TASK, 1)):
+            guest.write(guest.zone.node(node) + word, value.to_bytes(8, "little"))
+        guest.write(frame, guest.zone.stub(node).to_bytes(8, "little"))
+    # A node that is home has had a call here, and what it left is nobody's.
+    guest.write(guest.zone.node(home) + NodeWord.FRAME, (STACK + 16).to_bytes(8, "little"))
+    guest.write(STACK + 16, guest.zone.stub(home).to_bytes(8, "little"))
+    hand_back(guest.zone, guest.read, guest.write)
+    assert [guest.word(STACK + at) for at in (0, 8, 16)] == [CALLER, 5, guest.zone.stub(home)]
+
+
+def test_marks_of_this_boot_are_found(guest: Guest) -> None:
+    """At the place that they speak of, in memory on both sides of the hole below 4 GiB."""
+    ram = GuestRam(mmap.mmap(-1, 4 * PIECE_BYTES), low_bytes=2 * PIECE_BYTES)
+    high = FOUR_GIB + PIECE_BYTES
+    for mark, at in (
+        (LoanMark(7, PIECE_BYTES, 1), PIECE_BYTES),
+        (LoanMark(7, high, 2), high),
+        (LoanMark(6, 0, 3), 0),
+        (LoanMark(7, PIECE_BYTES, 4), FOUR_GIB),
+    ):
+        ram.write_physical(at, mark.pack())
+    assert [mark.handle for mark in find_marks(ram, 7)] == [1, 2]
 
 
 def test_pads_that_wait_are_let_go_on(guest: Guest) -> None:
