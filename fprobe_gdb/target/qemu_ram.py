@@ -118,16 +118,20 @@ def find_ram(pid: int, target: Target) -> GuestRam:
         mappings = parse_maps(Path(f"/proc/{pid}/maps").read_text())
     except OSError as error:
         raise _refused(pid, "maps", error) from error
+    why = "none is large enough"
     fitting = sorted((found for found in mappings if found.size_bytes >= layout.size_bytes), key=_by_size)
     for mapping in fitting:
         for at in sorted({mapping.stop - layout.size_bytes, mapping.start}, reverse=True):
             ram = _open(pid, mapping, at, layout)
             if ram is None:
                 continue
-            if _is_ram_of(ram, target, layout):
+            why = _difference(ram, target, layout)
+            if not why:
                 return ram
             ram.close()
-    raise RamOutOfReach(f"process {pid} has no memory that holds what the guest's RAM holds; is it not its QEMU?")
+    raise RamOutOfReach(
+        f"process {pid} has no memory that holds what the guest's RAM holds ({why}); is it not its QEMU?"
+    )
 
 
 def _by_size(mapping: Mapping) -> int:
@@ -170,17 +174,18 @@ def _refused(pid: int, what: str, error: OSError) -> RamOutOfReach:
     )
 
 
-def _is_ram_of(ram: GuestRam, target: Target, layout: RamLayout) -> bool:
+# Why this is not the guest's RAM; empty when it is.
+def _difference(ram: GuestRam, target: Target, layout: RamLayout) -> str:
     telling = 0
     for physical in [*_anywhere(layout), *_tables(target)]:
         try:
             data = ram.read_physical(physical, PAGE_BYTES)
-        except (MemoryFault, OSError):
-            return False
+        except (MemoryFault, OSError) as error:
+            return f"at {physical:#x}: {error}"
         if data != target.read_physical(physical, PAGE_BYTES):
-            return False
+            return f"another page is at {physical:#x}"
         telling += any(data)
-    return telling >= _TELLING
+    return "" if telling >= _TELLING else "too little is in it to tell"
 
 
 def _anywhere(layout: RamLayout) -> Sequence[int]:
