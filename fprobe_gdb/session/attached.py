@@ -10,6 +10,7 @@ from typing import NoReturn
 from emu.deadline import Deadline
 from fprobe_gdb.errors import UsageError
 from fprobe_gdb.session.debugger import connect_debugger, unix_socket
+from fprobe_gdb.session.stub_guard import StubGuard
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.qemu_ram import peer_pid
 
@@ -32,10 +33,13 @@ class AttachedMachine:
     """Takes the place of :class:`emu.machine.Machine` where the machine is not ours.
 
     :param qemu_pid: who listens at its gdbstub's socket; 0 when that is not to be seen.
+    :param guard: lets the guest run on where we cannot.
     """
 
-    def __init__(self, qemu_pid: int) -> None:
+    def __init__(self, qemu_pid: int, guard: StubGuard) -> None:
         self.console = _NoConsole()
+        #: See the parameter.
+        self.guard = guard
         #: See the parameter.
         self.qemu_pid = qemu_pid
 
@@ -63,7 +67,8 @@ class AttachedMachine:
         """Whether its QEMU has ended is not ours to know."""
 
     def shutdown(self) -> None:
-        """It is not ours to end."""
+        """It is not ours to end. Where we have not let go of it, it is let go now, as far as that can be done."""
+        self.guard.act()
 
 
 def connect(path: Path, backend: str, qmp: Path | None = None) -> tuple[AttachedMachine, Target]:
@@ -74,9 +79,11 @@ def connect(path: Path, backend: str, qmp: Path | None = None) -> tuple[Attached
     :raise TransportError: when nobody listens there.
     """
     stub = unix_socket(path, "gdbstub", "-gdb")
+    qemu_pid, guard = peer_pid(stub), StubGuard(stub)
     try:
         monitor = unix_socket(qmp, "QMP monitor", "-qmp") if qmp else None
+        return AttachedMachine(qemu_pid, guard), connect_debugger(stub, backend, monitor)
     except BaseException:
         stub.close()
+        guard.act()
         raise
-    return AttachedMachine(peer_pid(stub)), connect_debugger(stub, backend, monitor)

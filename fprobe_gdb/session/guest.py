@@ -226,14 +226,17 @@ class Kernel(GuestView):
 
     def close(self) -> None:
         """End the guest, or let go of it where it was attached to, and free everything. May be called twice."""
-        if isinstance(self.machine, AttachedMachine):
-            self._let_go()
-        self._dispatch.close()
-        self.target.close()
-        self.machine.shutdown()
+        try:
+            if isinstance(self.machine, AttachedMachine):
+                self._let_go()
+        finally:
+            self._dispatch.close()
+            self.target.close()
+            self.machine.shutdown()
 
     # Take everything out of a guest of others, if it is still there, and let it run on.
     def _let_go(self) -> None:
+        assert isinstance(self.machine, AttachedMachine)
         there = (TargetState.STOPPED, TargetState.RUNNING)
         try:
             if self.target.state is TargetState.RUNNING:
@@ -245,6 +248,7 @@ class Kernel(GuestView):
         finally:
             if self.target.state in there:
                 self.target.detach()
+                self.machine.guard.dismiss()
 
     # Section: running the guest
 

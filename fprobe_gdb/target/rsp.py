@@ -254,7 +254,8 @@ class RspTarget(ConnectedTarget):
         # stub takes it for an interrupt. A stopped one ignores this byte. The report that QEMU up to 8.0 sends for it
         # is dropped by _start_clean.
         self._session.interrupt()
-        (features,) = self._session.exchange([Request(b"qSupported:xmlRegisters=i386")])
+        # A client that was killed may have left QEMU's stub with physical addresses in mind; others do not know this.
+        features, _ = self._session.exchange([Request(b"qSupported:xmlRegisters=i386"), Request(b"Qqemu.PhyMemMode:0")])
         self._chunk_bytes = packet_size(features) // 2 - 32
         self._layout = read_layout(self._read_annex)
         self._vcpus = tuple(sorted(map(parse_thread, self._session.threads())))

@@ -1,0 +1,59 @@
+"""A guest that is somebody else's: what tests of ``attach`` need to look after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import images
+from emu.agent import RunningCommand
+from emu.deadline import Deadline
+from emu.machine import Machine
+from emu.spec import MachineSpec
+from fprobe_gdb import Kernel
+from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from images.initramfs import build
+
+__all__ = ["BUSY", "NOT_BUSY", "Stranger"]
+
+#: Starts a loop of calls, and ends it.
+BUSY = "(while workload calls 1; do :; done) </dev/null >/dev/null 2>&1 & echo $! > /tmp/busy"
+NOT_BUSY = "kill -9 $(cat /tmp/busy)"
+
+_PAGE_BYTES = 4096
+
+
+class Stranger:
+    """A guest whose QEMU listens at a socket, as if somebody else had started it."""
+
+    def __init__(self, kernel: str, path: Path, **options: object) -> None:
+        self.kernel = kernel
+        self.path = path
+        vmlinuz = images.kernel(kernel).vmlinuz
+        self.knowledge = KernelKnowledge.load(vmlinuz)
+        self.machine = Machine(MachineSpec(vmlinuz, build(), kaslr=True, gdb_socket=path, **options))  # type: ignore[arg-type]
+
+    def attach(self, **options: object) -> Kernel:
+        return Kernel.attach(
+            self.path, self.kernel, knowledge=self.knowledge, **{"backend": "rsp", "dispatch": "trampoline", **options}
+        )  # type: ignore[arg-type]
+
+    def text(self) -> bytes:
+        """What the kernel's text is, and its page-middle directory."""
+        with self.attach(dispatch="breakpoint") as k:
+            begin, end = k.address("_stext"), k.address("_etext")
+            return k.read_memory(begin, end - begin) + k.read_memory(k.address("level2_kernel_pgt"), _PAGE_BYTES)
+
+    def free_mib(self) -> int:
+        words = self.shell("grep MemFree /proc/meminfo").split()
+        return int(words[1]) >> 10
+
+    def shell(self, command: str) -> str:
+        return self.machine.agent.run(command, Deadline(120)).output.decode()
+
+    def ended(self, running: RunningCommand) -> Callable[[], bool]:
+        def done() -> bool:
+            self.machine.pump()
+            return running.poll() is not None
+
+        return done
