@@ -14,13 +14,13 @@ from fprobe_gdb import Kernel
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from images.initramfs import build
 
-__all__ = ["BUSY", "NOT_BUSY", "Stranger"]
+__all__ = ["BUSY", "NOT_BUSY", "PAGE_BYTES", "Stranger"]
 
 #: Starts a loop of calls, and ends it.
 BUSY = "(while workload calls 1; do :; done) </dev/null >/dev/null 2>&1 & echo $! > /tmp/busy"
 NOT_BUSY = "kill -9 $(cat /tmp/busy)"
 
-_PAGE_BYTES = 4096
+PAGE_BYTES = 4096
 
 
 class Stranger:
@@ -42,7 +42,7 @@ class Stranger:
         """What the kernel's text is, and its page-middle directory."""
         with self.attach(dispatch="breakpoint") as k:
             begin, end = k.address("_stext"), k.address("_etext")
-            return k.read_memory(begin, end - begin) + k.read_memory(k.address("level2_kernel_pgt"), _PAGE_BYTES)
+            return k.read_memory(begin, end - begin) + k.read_memory(k.address("level2_kernel_pgt"), PAGE_BYTES)
 
     def free_mib(self) -> int:
         words = self.shell("grep MemFree /proc/meminfo").split()
