@@ -3,8 +3,9 @@
 Before ``x86_64_start_kernel`` no C function runs at its own address (arch/x86/kernel/head_64.S, 5.10 to 6.18); from
 there on the image is mapped by the table that it keeps. Two things happen later that would take the ground from under
 us: ``cleanup_highmap()`` unmaps what lies around the image, and ``free_initmem()`` gives the memory of ``__init``
-functions away. That ``ftrace_init()`` rewrites all locations is nothing special (see
-:mod:`~fprobe_gdb.dispatch.trampoline.text_guard`).
+functions away. ``ftrace_init()`` rewrites all locations, and pads see to it
+(:mod:`~fprobe_gdb.dispatch.trampoline.early_pokes`) until ``sched_init()``, which start_kernel() calls soon behind it,
+long before there is a second CPU.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = ["START", "EarlyBoot", "run_to_kernel", "run_to_start"]
 
 #: Where trampolines begin to work.
 START = "x86_64_start_kernel"
+_BEHIND_FTRACE_INIT = "sched_init"
 
 
 def run_to_kernel(machine: Machine, knowledge: KernelKnowledge, timeout_sec: float) -> int:
@@ -100,8 +102,10 @@ class EarlyBoot:
             # setup_arch() calls it next.
             "e820__memblock_setup": self._is_kept,
             "free_initmem": self._free_initmem,
+            _BEHIND_FTRACE_INIT: self._ftrace_is_up,
         }
         self._listeners = {ip: listener for name, listener in listeners.items() if (ip := locate(name))}
+        dispatch.early.allowed = bool(locate(_BEHIND_FTRACE_INIT))
 
     def listeners(self) -> Mapping[int, Callable[[CpuState], None]]:
         """What to call when which function is entered."""
@@ -133,3 +137,6 @@ class EarlyBoot:
         starts, stops = self._symbols.addresses("__init_begin"), self._symbols.addresses("__init_end")
         for start, stop in zip(starts, stops, strict=False):
             self._dispatch.forget(start, stop)
+
+    def _ftrace_is_up(self, _state: CpuState) -> None:
+        self._dispatch.early.allowed = False

@@ -12,7 +12,7 @@ import pytest
 from emu.deadline import Deadline
 from fprobe_gdb import Fprobe
 from fprobe_gdb.dispatch.base import RunEnd
-from fprobe_gdb.errors import RamOutOfReach, ZoneError
+from fprobe_gdb.errors import RamOutOfReach, RecordNoRing, ZoneError
 from fprobe_gdb.session import attached
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.selection import Selection
@@ -182,7 +182,7 @@ def test_memory_that_was_lent_and_never_mapped_is_given_back(
 
 
 def test_recording_takes_more_memory(stranger: Stranger) -> None:
-    with stranger.attach() as k, pytest.raises(ZoneError, match="attach with recording=True"):
+    with stranger.attach() as k, pytest.raises(RecordNoRing, match="attach with recording=True"):
         k.record([k.records.ftrace_location(k.address("vfs_read"))], lambda _: None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -9,9 +10,12 @@ import pytest
 from emu.machine import Machine
 from fprobe_gdb import FPROBE_FL_ANY_FUNCTION, Fprobe, Kernel
 from fprobe_gdb.dispatch.base import RunEnd
+from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
 from fprobe_gdb.dispatch.trampoline.mapping import IMAGE_BASE, place_zone
+from fprobe_gdb.dispatch.trampoline.slots import SlotWords
 from fprobe_gdb.dispatch.trampoline.zone import Zone
 from fprobe_gdb.errors import SiteEntryCode, ZoneError
+from fprobe_gdb.registers import Registers
 from fprobe_gdb.session import trampolines
 from fprobe_gdb.target.guest_ram import GuestRam
 from tests.integration.guest_calls import in_handler, settle
@@ -22,6 +26,7 @@ pytestmark = pytest.mark.qemu
 KERNELS = pytest.mark.parametrize("kernel", ["6.1", "6.12"])
 FUNCTION = "__x64_sys_personality"
 NOP = bytes.fromhex("0f1f440000")
+FENTRY_CALL = 0xE8
 #: What an oops, a WARN or ftrace's giving up says.
 TROUBLE = "dmesg | grep -c -e WARNING: -e 'cut here' -e BUG: -e ftrace_bug -e 'Bad page' || true"
 
@@ -175,3 +180,35 @@ def test_entry_code_is_refused(untouched: Callable[..., Kernel]) -> None:
         k.register_fprobe(Fprobe(lambda *_: None, flags=FPROBE_FL_ANY_FUNCTION), "entry_SYSCALL_64")
     run(k, "workload calls 2")
     assert fp.hits == 2
+
+
+@KERNELS
+def test_ftrace_comes_up_around_what_is_planted(kernel: str) -> None:
+    """Before the kernel makes NOPs of its calls of ``__fentry__``: hardly any of them is a question for the host, and
+    what the kernel's ftrace has found and made is as if nobody had been there."""
+    with Kernel.boot(kernel=kernel, backend="rsp", dispatch="trampoline", wait=False) as k:
+        dispatch = k._dispatch
+        assert isinstance(dispatch, TrampolineDispatch)
+        planter, guard = dispatch.planter, dispatch._sites._guard
+        entered, asked = guard.entered, Counter[int]()
+
+        def count(ip: int, posted: SlotWords, registers: Registers) -> int | None:
+            asked[ip] += 1
+            return entered(ip, posted, registers)
+
+        guard.entered = count  # type: ignore[method-assign]
+        ips = [location.ip for location in k.records.records][::8]
+        probe = k.record(ips, lambda batch: None, ordered=False)
+        assert {planter.own(ip)[0] for ip in ips} == {FENTRY_CALL}
+        assert k.wait_boot()
+        # Its __init functions are gone.
+        kept = [ip for ip in ips if ip in planter]
+        assert len(ips) > len(kept) > 4000
+        assert {planter.own(ip) for ip in kept} == {NOP}
+        assert asked.total() < len(kept) // 2
+        k.stop_recording(probe)
+        assert {k.target.read_memory(ip, 5) for ip in kept} == {NOP}
+        assert probe.hits + probe.lost > 100_000
+        # ftrace gives up for good where it finds something else than it expects.
+        run(k, f"cd {TRACING}; echo function >current_tracer; echo nop >current_tracer")
+        assert run(k, TROUBLE) == "0\n"

@@ -13,6 +13,7 @@ from emu.deadline import Deadline
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.clock import GuestClock
 from fprobe_gdb.dispatch.cpu_state import CpuState, PerCpuOffsets
+from fprobe_gdb.dispatch.trampoline.early_pokes import EarlyPokes
 from fprobe_gdb.dispatch.trampoline.guest_calls import GuestCalls
 from fprobe_gdb.dispatch.trampoline.guest_unwinder import GuestUnwinder, UnwinderPads
 from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
@@ -36,7 +37,7 @@ from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
 from fprobe_gdb.dispatch.trampoline.sites import Sites
 from fprobe_gdb.dispatch.trampoline.slots import Slots
 from fprobe_gdb.dispatch.trampoline.text_filter import TextFilters
-from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard, filtered
+from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard, filtered, phase_of
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
 from fprobe_gdb.dispatch.trampoline.zone import Zone
 from fprobe_gdb.errors import MemoryFault
@@ -104,7 +105,8 @@ class TrampolineDispatch:
         self.kernel_cr3 = kernel_cr3
         self._time = HitClock(self.clock, lambda: read_khz(self.kernel_cr3))
         self.pads: CallPads = call_pads(zone, offsets, cpu_number)
-        self._filters = TextFilters.make(zone, self.pads.entry)
+        self.planner = make_planner(lambda *where: ram.read(self.kernel_cr3, *where), self.pads.entry)
+        self._filters = TextFilters.make(zone, self.pads.entry, phase_of(guarded), self.planner.fentry_addr)
         self._filtered = filtered(self._filters, guarded)
         self.recorder = Recorder(
             target,
@@ -124,11 +126,14 @@ class TrampolineDispatch:
             return self.recorder.pad_of(ip, asking if ip in self._sites.asked else None) or asking
 
         self._stubs = SiteStubs(ram, zone, pad_of, start + len(self._unwinder_pads.code))
-        self.planner = make_planner(lambda *where: ram.read(self.kernel_cr3, *where), self.pads.entry)
-        self.planter = Planter(target, self.planner, self._stubs, pad_of, standing or ram.find_words, journal)
+        #: What pads of a booting guest do by themselves.
+        self.early = EarlyPokes(ram, zone)
+        self.planter = Planter(
+            target, self.planner, self._stubs, pad_of, standing or ram.find_words, journal, self.early.take
+        )
         self._words = SharedWords(ram, zone)
         self._run_state = RunState(target, self._time, self.planter, self._words)
-        guard = TextGuard(self.planter, ram, zone, guarded, self._run_state.halt)
+        guard = TextGuard(self.planter, ram, zone, self.early, guarded, self._run_state.halt)
         self.returns = Returns(ram, zone)
         self._sites = Sites(
             core,
@@ -257,6 +262,7 @@ class TrampolineDispatch:
         """Let go of the guest's memory. May be called twice."""
         self.recorder.close()
         self._slots.close()
+        self.early.close()
         self.ram.close()
 
     # Section: recording

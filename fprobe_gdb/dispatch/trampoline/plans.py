@@ -76,7 +76,8 @@ class Planner:
         self._symbols = symbols
         self._patched = patched
         self._slide = slide
-        self._fentry_addr = next(iter(symbols.addresses("__fentry__")), None)
+        #: Address of ``__fentry__``; None where there is none.
+        self.fentry_addr = next(iter(symbols.addresses("__fentry__")), None)
         self._entry_text = [
             (start, stop)
             for first, last in _ENTRY_TEXT
@@ -97,7 +98,7 @@ class Planner:
         insn = code[:JUMP_BYTES]
         if why := self._patched_why(ip, JUMP_BYTES):
             return Plan(ip, Way.BREAKPOINT, insn, why=why)
-        if self._fentry_addr is not None and kind_of_site(insn, ip, self._fentry_addr) in _FREE:
+        if self.fentry_addr is not None and kind_of_site(insn, ip, self.fentry_addr) in _FREE:
             return Plan(ip, Way.CALL, insn)
         try:
             head = self._head(ip, code)
@@ -112,7 +113,7 @@ class Planner:
         """
         ordered = sorted(ips)
         self._refuse(ordered)
-        fentry_addr, slide = self._fentry_addr, self._slide
+        fentry_addr, slide = self.fentry_addr, self._slide
         special = self._patched.touched_by(JUMP_BYTES) if self._patched else frozenset()
         page_addr, page = 0, b""
         plans = []
@@ -124,6 +125,11 @@ class Planner:
             free = fentry_addr is not None and kind_of_site(insn, ip, fentry_addr) in _FREE
             plans.append(Plan(ip, Way.CALL, insn) if free and ip - slide not in special else self.plan(ip))
         return plans
+
+    def is_fentry_call(self, plan: Plan) -> bool:
+        """Whether the guest calls ``__fentry__`` at a location that is planted."""
+        addr = self.fentry_addr
+        return addr is not None and kind_of_site(plan.own[:JUMP_BYTES], plan.ip, addr) is SiteKind.FENTRY_CALL
 
     # Where there are no pads, or none can be called.
     def _refuse(self, ordered: Sequence[int]) -> None:

@@ -10,7 +10,7 @@ What the guest has at a location is kept beside (*its own bytes*): it is what th
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from struct import Struct
 
@@ -50,6 +50,7 @@ class Planter:
     :param find_words: which of some addresses are in the guest's memory: whoever was interrupted has the address where
         he goes on there.
     :param journal: keeps the guest's own bytes where others find them, in a guest that outlives us.
+    :param taken: locations at which the guest has put a NOP since the last time, without asking.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Planter:
         pads: Callable[[int], int],
         find_words: Callable[[Set[int]], set[int]],
         journal: OwnBytes | None = None,
+        taken: Callable[[], Iterable[int]] = tuple,
     ) -> None:
         self._journal = journal
+        self._taken = taken
         self._target = target
         self._planner = planner
         self._stubs = stubs
@@ -91,6 +94,7 @@ class Planter:
 
     def own(self, ip: int) -> bytes:
         """The guest's own instruction at a location, a NOP where nothing is planted (any more)."""
+        self._catch_up()
         site = self._sites.get(ip)
         return site.plan.own[:JUMP_BYTES] if site else _NOP
 
@@ -126,6 +130,7 @@ class Planter:
         :raise PlantRefused: one of them cannot be planted; nothing has been planted then, and those that are to be
             planted anew are as they were.
         """
+        self._catch_up()
         gone, wanted = set(gone), set(wanted)
         self.unplant(gone - wanted)
         again = gone & wanted & self._sites.keys()
@@ -162,6 +167,18 @@ class Planter:
             index += 1
         return found
 
+    def spans(self, ips: Iterable[int] | None = None) -> Iterator[tuple[int, int]]:
+        """Planted locations, or some of them, and how many of the guest's own bytes they take."""
+        sites = self._sites.values() if ips is None else [self._sites[ip] for ip in ips]
+        return ((site.plan.ip, len(site.plan.own)) for site in sites)
+
+    def unchanged(self) -> tuple[int, int]:
+        """Between which addresses, ends excluded, the guest has its call of ``__fentry__`` at whatever calls a pad."""
+        self._catch_up()
+        calls = [site.plan for site in self._sites.values() if site.plan.way is Way.CALL]
+        changed = (plan.ip for plan in calls if not self._planner.is_fentry_call(plan))
+        return max(changed, default=0), max((plan.ip for plan in calls), default=0) + 1
+
     def as_guest_sees(self, addr: int, data: bytes) -> bytes:
         """A piece of memory with the guest's own bytes in place of ours."""
         for ip in self.overlaps(addr, len(data)):
@@ -174,6 +191,7 @@ class Planter:
 
     def note(self, addr: int, data: bytes) -> None:
         """The guest changes its own bytes, so that what is planted stays as it is. The guest may run."""
+        self._catch_up()
         assert self._only_noted(addr, data)
         site = self._sites[addr]
         site.plan = site.plan._replace(own=data)
@@ -186,6 +204,7 @@ class Planter:
         :raise PlantRefused: a location cannot be planted any more. The guest has its bytes; these locations are not
             planted then.
         """
+        self._catch_up()
         whole = {addr: data for addr, data in pokes if self._is_whole(addr, data)}
         rest = [(addr, data) for addr, data in pokes if not self._is_whole(addr, data)]
         others = sorted({ip for addr, data in rest for ip in self.overlaps(addr, len(data))} - whole.keys())
@@ -241,6 +260,12 @@ class Planter:
         return bool(self._tails)
 
     # Section: private
+
+    # Note what the guest has changed without asking.
+    def _catch_up(self) -> None:
+        for ip in self._taken():
+            site = self._sites[ip]
+            site.plan = site.plan._replace(own=_NOP)
 
     def _plant(self, plans: Sequence[Plan], *, standing: Set[int]) -> None:
         sites = sorted((self._site(_settled(plan, standing)) for plan in plans), key=_ip_of)

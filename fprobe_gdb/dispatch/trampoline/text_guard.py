@@ -10,21 +10,23 @@ the guest's function tracer makes 36,000 of each when it is switched on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
-from fprobe_gdb.dispatch.trampoline.planter import LONGEST_OWN, Planter
+from fprobe_gdb.dispatch.trampoline.early_pokes import EarlyPokes
+from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.slots import SlotWords
-from fprobe_gdb.dispatch.trampoline.text_filter import TextFilters, cells
+from fprobe_gdb.dispatch.trampoline.text_filter import TextFilters, cells, mark
 from fprobe_gdb.dispatch.trampoline.zone import Zone
 from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.registers import Registers
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["GUARDED", "TextGuard", "filtered"]
+__all__ = ["GUARDED", "TextGuard", "filtered", "phase_of"]
 
 #: The functions, by how they are called: 5.10 to 6.18. (``smp_...``: 6.16 and newer.)
 _READS = ("copy_from_kernel_nofault",)
-_WRITES = ("text_poke", "text_poke_early", "text_poke_bp", "smp_text_poke_single")
+_EARLY = ("text_poke_early",)
+_WRITES = ("text_poke", *_EARLY, "text_poke_bp", "smp_text_poke_single")
 _QUEUES = ("text_poke_queue", "smp_text_poke_batch_add")
 _FINISHES = ("text_poke_finish", "smp_text_poke_batch_finish")
 GUARDED = (*_READS, *_WRITES, *_QUEUES, *_FINISHES)
@@ -34,25 +36,40 @@ _LONGEST_POKE = 256
 _LONGEST_READ = 1 << 16
 
 
+def phase_of(locations: Mapping[str, int]) -> int:
+    """The lowest four bits of locations, going by those of guarded functions: compilers align all in one way."""
+    return next(iter(locations.values()), 0) & 15
+
+
 def filtered(filters: TextFilters, locations: Mapping[str, int]) -> dict[int, int]:
     """What locations of guarded functions call, where it is not the pad itself."""
-    pads = dict.fromkeys(_READS, filters.second) | dict.fromkeys((*_WRITES, *_QUEUES), filters.first)
+    pads = dict.fromkeys(_READS, filters.reads) | dict.fromkeys((*_WRITES, *_QUEUES), filters.first)
+    pads |= dict.fromkeys(_EARLY, filters.pokes)
     return {locations[name]: pad for name, pad in pads.items() if name in locations}
 
 
 class TextGuard:
     """Stands between a guest and its planted text.
 
+    :param early: what the filters take by themselves.
     :param locations: of :data:`GUARDED`, as far as this kernel has them.
     :param halt: stops the running guest.
     """
 
     def __init__(
-        self, planter: Planter, ram: GuestRam, zone: Zone, locations: Mapping[str, int], halt: Callable[[], None]
+        self,
+        planter: Planter,
+        ram: GuestRam,
+        zone: Zone,
+        early: EarlyPokes,
+        locations: Mapping[str, int],
+        halt: Callable[[], None],
     ) -> None:
         self._planter = planter
         self._ram = ram
-        self._filter = ram.offset(zone.physical_of(zone.word(Zone.FILTER)))
+        self._early = early
+        self._phase = phase_of(locations)
+        self._filter = ram.offset(zone.physical_of(zone.filter))
         self._filter_off = ram.offset(zone.physical_of(zone.word(Zone.FILTER_OFF)))
         self._halt = halt
         self._handlers: dict[int, Callable[[SlotWords, Registers], int | None]] = {}
@@ -79,14 +96,16 @@ class TextGuard:
 
         :param wanted: those that somebody has asked for. A filter must not keep calls of a probed function from us.
         """
-        self._ram.view[self._filter : self._filter + Zone.FILTER_BYTES] = cells(self._planter.ips, LONGEST_OWN)
+        self._ram.view[self._filter : self._filter + Zone.FILTER_BYTES] = cells(self._planter.spans(), self._phase)
         self._ram.view[self._filter_off] = not wanted.isdisjoint(self._filtered)
+        if self._early.allowed:
+            self._early.open(*self._planter.unchanged())
 
     def flush(self) -> None:
         """Write what the guest has queued. It is stopped."""
         queued, self._queued = self._queued, []
         if queued:
-            self._planter.rewrite(queued)
+            self._rewrite(queued)
 
     # copy_from_kernel_nofault(dst, src, size)
     def _read(self, posted: SlotWords, registers: Registers) -> int | None:
@@ -108,9 +127,10 @@ class TextGuard:
         addr, data = poke
         if self._planter.changes(addr, data):
             self._halt()
-            self._planter.rewrite([poke])
+            self._rewrite([poke])
         else:
             self._planter.note(addr, data)
+            self._early.raise_to(addr + len(data))
         return addr
 
     # text_poke_queue(addr, opcode, len, emulate)
@@ -125,6 +145,14 @@ class TextGuard:
         if self._queued:
             self._halt()
             self.flush()
+
+    # What is planted there afterwards may take more of the guest's bytes than before.
+    def _rewrite(self, pokes: Sequence[tuple[int, bytes]]) -> None:
+        self._planter.rewrite(pokes)
+        touched = {ip for addr, data in pokes for ip in self._planter.overlaps(addr, len(data))}
+        mark(self._ram.view[self._filter : self._filter + Zone.FILTER_BYTES], self._planter.spans(touched), self._phase)
+        for addr, data in pokes:
+            self._early.raise_to(addr + len(data))
 
     def _poke(self, posted: SlotWords, registers: Registers) -> tuple[int, bytes] | None:
         addr, size_bytes = registers["di"], registers["dx"]

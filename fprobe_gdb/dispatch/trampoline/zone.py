@@ -6,7 +6,8 @@ only rings go from one piece to the next.
 
 ::
 
-    code    2 MiB, executable, read-only: pads, then one stub for each node, then stubs of single sites
+    code    2 MiB, executable, read-only: pads, then one stub for each node, then stubs of single sites, and a table of
+            which addresses the guest may touch without asking
     data    2 MiB, not executable:
               page 0          words that host and pads share, the states of the slots
               SLOTS_OFFSET    slots: one for each hit that waits for the host
@@ -14,9 +15,9 @@ only rings go from one piece to the next.
               RINGS_OFFSET    words of the rings
               NODES_OFFSET    nodes: one for each call in flight whose return address is replaced; the first
                               HOST_NODES of them the host gives out (call mode), the others pads take by themselves
-              JOURNAL         in a guest of others: what whoever finds the zone has to put back (:mod:`.journal`)
               LOST            counters of calls that went on without the host, by location
-              FILTER          which addresses the guest may touch without asking
+              JOURNAL         in a guest of others: what whoever finds the zone has to put back (:mod:`.journal`);
+                              in one that boots with us in it: locations that it has changed (:mod:`.early_pokes`)
               WINDOW_TABLES   60 KiB: page tables of the window, one for each GiB of the guest's memory
               NODE_ARGS       384 KiB: the six argument registers of each call that has a node of the pads, where
                               something is asked of them at its return
@@ -84,13 +85,13 @@ STUB_BYTES = 8
 
 _STUBS_OFFSET = 7 << 17
 _SITE_STUBS_OFFSET = 1 << 20
+_FILTER_OFFSET = 15 << 17
 _SLOTS_OFFSET = 1 << 12
 _PROBES_OFFSET = 3 << 16
 _RINGS_OFFSET = 13 << 14
 _NODES_OFFSET = 1 << 18
-_JOURNAL_OFFSET = 5 << 18
-_LOST_OFFSET = 11 << 17
-_FILTER_OFFSET = 3 << 19
+_LOST_OFFSET = 5 << 18
+_JOURNAL_OFFSET = 11 << 17
 _WINDOW_TABLES_OFFSET = 0x191 << 12
 _NODE_ARGS_OFFSET = 13 << 17
 _LOSSES_BYTES = 2 * HUGE_BYTES
@@ -102,8 +103,7 @@ assert _PROBES_OFFSET + MAX_PROBES * PROBE_BYTES <= _RINGS_OFFSET
 assert _RINGS_OFFSET + MAX_RINGS * RING_WORDS_BYTES <= _NODES_OFFSET
 assert LONGEST_RECORD_BYTES <= _RING_END_BYTES
 assert _STUBS_OFFSET + MAX_NODES * STUB_BYTES <= _SITE_STUBS_OFFSET
-assert _NODES_OFFSET + MAX_NODES * NODE_BYTES <= _JOURNAL_OFFSET
-assert _FILTER_OFFSET + (1 << 16) < _WINDOW_TABLES_OFFSET
+assert _NODES_OFFSET + MAX_NODES * NODE_BYTES <= _LOST_OFFSET
 assert _WINDOW_TABLES_OFFSET + WINDOW_TABLES * 4096 <= _NODE_ARGS_OFFSET
 assert _NODE_ARGS_OFFSET + (MAX_NODES - HOST_NODES) * NODE_ARGS_BYTES <= HUGE_BYTES
 
@@ -142,13 +142,19 @@ class Zone:
     LOST = _LOST_OFFSET
     LOST_CELLS = 1 << 14
     LOST_CELL_BYTES = 8
-    #: A byte for each 16 bytes of text, modulo so many: not 0 where something is planted.
-    FILTER = _FILTER_OFFSET
-    FILTER_BYTES = 1 << 16
-    #: A byte: not 0 when the host wants to be asked anyway.
-    FILTER_OFF = _FILTER_OFFSET + (1 << 16)
+    #: A byte: not 0 when the host wants to be asked whatever the filter says.
+    FILTER_OFF = 0x308
+    #: A bit for each 16 bytes of text, modulo so many: set where something is planted.
+    FILTER_CELLS = 1 << 20
+    FILTER_BYTES = FILTER_CELLS // 8
     JOURNAL = _JOURNAL_OFFSET
-    JOURNAL_BYTES = _LOST_OFFSET - _JOURNAL_OFFSET
+    JOURNAL_BYTES = _WINDOW_TABLES_OFFSET - _JOURNAL_OFFSET
+    #: See :mod:`.early_pokes`: between which addresses, how many are in the list, and the lower halves of them.
+    TAKES_ABOVE = 0x340
+    TAKES_BELOW = 0x348
+    TAKEN = 0x350
+    TAKEN_LIST = _JOURNAL_OFFSET
+    MAX_TAKEN = JOURNAL_BYTES // 4
 
     @property
     def stubs(self) -> int:
@@ -168,7 +174,12 @@ class Zone:
     @property
     def site_stubs_end(self) -> int:
         """Where it ends."""
-        return self.code + HUGE_BYTES
+        return self.filter
+
+    @property
+    def filter(self) -> int:
+        """Virtual address of the table of planted locations."""
+        return self.code + _FILTER_OFFSET
 
     @property
     def slots(self) -> int:
@@ -272,4 +283,5 @@ class Zone:
         return None
 
 
-assert Zone.LOST + Zone.LOST_CELLS * Zone.LOST_CELL_BYTES <= Zone.FILTER
+assert Zone.LOST + Zone.LOST_CELLS * Zone.LOST_CELL_BYTES <= Zone.JOURNAL
+assert _FILTER_OFFSET + Zone.FILTER_BYTES <= HUGE_BYTES

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from fprobe_gdb.dispatch.trampoline.early_pokes import EarlyPokes
 from fprobe_gdb.dispatch.trampoline.plans import Planner, Way
 from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
@@ -62,7 +63,11 @@ class Text:
         start = zone.site_stubs if room_bytes is None else zone.site_stubs_end - room_bytes
         self.planner = Planner(self.read, pad, SymbolTable([*functions, *entry, *bounds]))
         self.stubs = SiteStubs(self.ram, zone, lambda ip: pad, start)
-        self.planter = Planter(self, self.planner, self.stubs, lambda ip: pad, self.words.intersection)  # type: ignore[arg-type]
+        self.early = EarlyPokes(self.ram, zone)
+        debugger = cast(Any, self)
+        self.planter = Planter(
+            debugger, self.planner, self.stubs, lambda ip: pad, self.words.intersection, taken=self.early.take
+        )
 
     def read(self, addr: int, size_bytes: int) -> bytes:
         if not TEXT <= addr <= TEXT + len(self.bytes) - size_bytes:
