@@ -27,7 +27,7 @@ __all__ = ["Cost", "boot_costs", "hit_costs", "symbol_costs", "type_costs", "typ
 _SLOW = {"pygdbmi"}
 _SLOW_ROUNDS, _SLOW_HITS = 3, 2
 # And one that takes microseconds only after many.
-_FAST = {"call, fprobe", "call, pair"}
+_FAST = {"call, fprobe", "call, pair", "none"}
 _FAST_FACTOR = 50
 
 Progress = Callable[[str], None]

@@ -1,5 +1,7 @@
 """The ways to be told of a hit. Each takes a number of hits and gives the seconds from each hit to the next.
 
+One of them is to be told of none.
+
 In all of them a hit yields three arguments and the word at the stack pointer (the return address), and the guest gets
 past the breakpoint and runs on. A pair is an entry and its return, both with a handler.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import socket
 import subprocess
 import time
@@ -31,8 +34,10 @@ NOP_BYTES = 5
 _SCRIPT = Path(__file__).with_name("in_gdb.py")
 WAYS = (
     "gdb Python", "pygdbmi", "gdb", "rsp", "gdb, fprobe", "rsp, fprobe", "gdb, pair", "rsp, pair", "call, fprobe",
-    "call, pair",
+    "call, pair", "none",
 )  # fmt: skip
+# So many times as many calls as hits are asked for: a call takes microseconds, the guest's shell tells 10 ms.
+_UNPROBED_FACTOR = 100
 
 
 def _between(times: list[float]) -> list[float]:
@@ -114,7 +119,16 @@ def call_mode(kernel: str) -> Iterator[dict[str, Way]]:
         yield {
             "call, fprobe": lambda hits: _fprobe(k, hits, pair=False),
             "call, pair": lambda hits: _fprobe(k, hits, pair=True),
+            "none": lambda hits: _unprobed(k, hits * _UNPROBED_FACTOR),
         }
+
+
+# The same loop without probes, by the guest's own clock.
+def _unprobed(k: Kernel, calls: int) -> list[float]:
+    timed = f"time dd if=/dev/zero of=/dev/null bs=1 count={calls}"
+    said = k.shell(f"kill -STOP $(pidof dd); {timed}; kill -CONT $(pidof dd)", timeout_sec=LIMIT_SEC).text
+    minutes, seconds = re.findall(r"real\s+(\d+)m ([\d.]+)s", said)[0]
+    return [(60 * int(minutes) + float(seconds)) / calls] * calls
 
 
 def _target(k: Kernel, hits: int) -> list[float]:

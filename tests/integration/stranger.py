@@ -12,6 +12,7 @@ from emu.machine import Machine
 from emu.spec import MachineSpec
 from fprobe_gdb import Kernel
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from fprobe_gdb.kernel.patched_text import PatchedText
 from images.initramfs import build
 
 __all__ = ["BUSY", "NOT_BUSY", "PAGE_BYTES", "Stranger"]
@@ -21,6 +22,8 @@ BUSY = "(while workload calls 1; do :; done) </dev/null >/dev/null 2>&1 & echo $
 NOT_BUSY = "kill -9 $(cat /tmp/busy)"
 
 PAGE_BYTES = 4096
+# A static branch or call.
+PATCHED_BYTES = 5
 
 
 class Stranger:
@@ -39,10 +42,16 @@ class Stranger:
         )  # type: ignore[arg-type]
 
     def text(self) -> bytes:
-        """What the kernel's text is, and its page-middle directory."""
+        """What the kernel's text is, but for what the kernel itself rewrites, and its page-middle directory."""
         with self.attach(dispatch="breakpoint") as k:
             begin, end = k.address("_stext"), k.address("_etext")
-            return k.read_memory(begin, end - begin) + k.read_memory(k.address("level2_kernel_pgt"), PAGE_BYTES)
+            text = bytearray(k.read_memory(begin, end - begin))
+            directory = k.read_memory(k.address("level2_kernel_pgt"), PAGE_BYTES)
+        first = self.knowledge.symbols.one("_stext")
+        for addr in PatchedText(self.knowledge.image, self.knowledge.symbols).touched_by(1):
+            if 0 <= addr - first <= len(text) - PATCHED_BYTES:
+                text[addr - first : addr - first + PATCHED_BYTES] = bytes(PATCHED_BYTES)
+        return bytes(text + directory)
 
     def free_mib(self) -> int:
         words = self.shell("grep MemFree /proc/meminfo").split()
