@@ -115,12 +115,14 @@ def attach(
         # Without trampolines breakpoints may do, if there are few enough.
         many = len(functions) > RECORD_FROM and (k.can_record or len(functions) > max_sites)
         tracer: Tracer | RecordTracer
+        tracefs = form.format == "ftrace"
         if record or (record is None and many and recordable(what, form)):
             quiet = form.format == "summary"
-            tracer = RecordTracer(k, sink, entry_only=entry_only, max_hits=max_hits, quiet=quiet, block=block)
+            tracer = RecordTracer(
+                k, sink, entry_only=entry_only, max_hits=max_hits, quiet=quiet, block=block, tracefs=tracefs
+            )
             tracer.register(functions)
         else:
-            tracefs = form.format == "ftrace"
             tracer = Tracer(k, sink, entry_only=entry_only, max_hits=max_hits, stack=form.stack, tracefs=tracefs)
             tracer.register(functions, what.definitions(k), what.selection)
         _follow(k, tracer, timeout_sec)

@@ -33,8 +33,7 @@ def record_options(function: F) -> F:
 
 def recordable(what: What, form: Form) -> bool:
     """Whether all that is asked for can be had without handlers."""
-    with_handlers = what.lines or what.selection.waits or form.stack
-    return not (with_handlers or form.format == "ftrace")
+    return not (what.lines or what.selection.waits or form.stack)
 
 
 def check_recordable(record: bool | None, what: What, form: Form) -> None:
@@ -44,7 +43,7 @@ def check_recordable(record: bool | None, what: What, form: Form) -> None:
     """
     if record and not recordable(what, form):
         raise click.UsageError(
-            "--record knows calls of --include alone: no events, --stack or -f ftrace; leave it out, and handlers serve"
+            "--record knows calls of --include alone: no events or --stack; leave it out, and handlers serve"
         )
 
 

@@ -59,6 +59,11 @@ class _Request:
         """Whether only the end of the trace tells anything of its calls."""
         return self.form.format == "summary"
 
+    @property
+    def tracefs(self) -> bool:
+        """Whether calls are told in tracefs' words."""
+        return self.form.format == "ftrace"
+
     def wants_record(self, k: Kernel, count: int) -> bool:
         """Whether calls of so many functions should do without handlers, if they can."""
         if self.record is not None or not self.recordable:
@@ -211,13 +216,17 @@ def _tracer(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None, 
         max_hits=request.max_hits,
         judge=judge,
         stack=request.form.stack,
-        tracefs=request.form.format == "ftrace",
+        tracefs=request.tracefs,
         why_handlers=why_handlers,
     )
 
 
 # A tracer that does without handlers.
 def _recorder(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None) -> RecordTracer:
+    if request.tracefs and not k.has_types:
+        raise NotCompiled("the kernel has no types that tell where lines of ftrace have their flags from")
+    if request.tracefs and judge and judge.at_exit:
+        raise NotCompiled("lines of ftrace have flags from the entry, which nobody keeps where the return decides")
     return RecordTracer(
         k,
         sink,
@@ -227,6 +236,7 @@ def _recorder(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None
         quiet=request.quiet,
         block=request.block,
         asked=asked_by(judge, guest_facts(k)) if judge else None,
+        tracefs=request.tracefs,
     )
 
 

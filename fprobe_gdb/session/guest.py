@@ -36,6 +36,7 @@ from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
 from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
+from fprobe_gdb.dispatch.trampoline.record_flags import TaskFlags
 from fprobe_gdb.dispatch.trampoline.record_format import RecordForm, TaskNames
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
@@ -43,6 +44,7 @@ from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
 from fprobe_gdb.errors import (
     GuestPanic,
     ImageError,
+    MemberNotFound,
     MemoryFault,
     ModuleError,
     PlantRefused,
@@ -458,6 +460,7 @@ class Kernel(GuestView):
         entry_only: bool = False,
         args: bool = False,
         names: bool = False,
+        flags: bool = False,
         nr_maxactive: int = 0,
         block: bool = False,
         ordered: bool = True,
@@ -472,6 +475,7 @@ class Kernel(GuestView):
         :param entry_only: no returns.
         :param args: record the six argument registers.
         :param names: record the task's name and pid; left out where the kernel has no types.
+        :param flags: with the names, record the state of the CPU (:func:`.record_flags.flags_of`).
         :param nr_maxactive: calls in flight at once; more are missed. 0 takes functions x possible CPUs x 2. In any
             case there are no more than a few thousand for all probes together.
         :param block: where the host is slow let the guest wait, up to a bound, instead of losing records.
@@ -491,7 +495,7 @@ class Kernel(GuestView):
         if (ip := self.records.without_fentry(ips)) is not None:
             raise SiteNotRecorded(ip)
         decided = any(it.at_exit is not None for it in (asked or {}).values())
-        form = RecordForm(not entry_only, args, self._task_names() if names else None, decided)
+        form = RecordForm(not entry_only, args, self._task_names(flags) if names else None, decided)
         wanted = nr_maxactive or len(ips) * self.num_possible_cpus() * 2
         return dispatch.record(ips, form, consume, nr_maxactive=wanted, block=block, ordered=ordered, asked=asked)
 
@@ -576,11 +580,18 @@ class Kernel(GuestView):
             raise RecordNoTrampolines(why)
         return self._dispatch
 
-    def _task_names(self) -> TaskNames | None:
+    def _task_names(self, flags: bool) -> TaskNames | None:
         if not self.has_types:
             return None
         task = self.knowledge.btf.struct("task_struct")
-        return TaskNames(task.find_member("comm").byte_offset, task.find_member("pid").byte_offset)
+
+        def offset(path: str) -> int | None:
+            with contextlib.suppress(MemberNotFound):
+                return task.find_member(path).byte_offset
+            return None
+
+        fields = TaskFlags(offset("thread_info.flags"), offset("migration_disabled")) if flags else None
+        return TaskNames(task.find_member("comm").byte_offset, task.find_member("pid").byte_offset, fields)
 
     # Section: guest functions
 

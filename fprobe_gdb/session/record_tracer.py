@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import sub
+from typing import Any, TypedDict
 
 from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
+from fprobe_gdb.dispatch.trampoline.record_flags import flags_of
 from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordKind, record_bits, record_ip
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
 from fprobe_gdb.errors import MemoryFault
-from fprobe_gdb.events import ConsoleEvent, EntryEvent, ExitEvent, LostEvent, MissedEvent, MissReason, SummaryEvent
+from fprobe_gdb.events import (
+    ConsoleEvent,
+    CpuFlags,
+    EntryEvent,
+    ExitEvent,
+    LostEvent,
+    MissedEvent,
+    MissReason,
+    SummaryEvent,
+)
 from fprobe_gdb.kernel.values import GuestMemory, arguments, return_value
 from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.output.summary import CallCounters, Durations, SummaryBuilder
@@ -22,8 +33,14 @@ from fprobe_gdb.registers import ARGUMENT_REGISTERS
 from fprobe_gdb.session.calls_in_flight import CallsInFlight
 from fprobe_gdb.session.describe import describe_arguments, describe_result
 from fprobe_gdb.session.guest import Kernel
+from fprobe_gdb.session.tracefs_text import entry_text, return_text
 
 __all__ = ["RecordTracer"]
+
+
+class _Tracefs(TypedDict, total=False):
+    text: str
+    flags: CpuFlags
 
 
 class RecordTracer:
@@ -33,6 +50,7 @@ class RecordTracer:
     :param quiet: no event of a call: only the summary, for which much less is recorded.
     :param block: let the guest wait instead of losing records.
     :param asked: what is asked of each call, by location; see :func:`~fprobe_gdb.session.pad_questions.asked_by`.
+    :param tracefs: also tell what only lines in tracefs' form have.
     """
 
     def __init__(
@@ -46,6 +64,7 @@ class RecordTracer:
         quiet: bool = False,
         block: bool = False,
         asked: Mapping[int, Asked] | None = None,
+        tracefs: bool = False,
     ) -> None:
         self._k = k
         self._sink = sink
@@ -55,6 +74,7 @@ class RecordTracer:
         self._quiet = quiet
         self._block = block
         self._asked = asked
+        self._is_tracefs = tracefs
         self._shown = 0
         self._line = ""
         self._summary = SummaryBuilder()
@@ -68,6 +88,9 @@ class RecordTracer:
         self._memory = GuestMemory(_no_memory, lambda: 0)
         self._typed = k.has_types
         self._callers: dict[int, str] = {}
+        # What lines about returns begin with, by function and caller.
+        self._returns: dict[tuple[int, int], str] = {}
+        self._has_count = k.knowledge.percpu.preempt_count is not None
         self._names: dict[int, str] = {}
         self._probe: RecordProbe | None = None
         self._host_ns = 0
@@ -96,6 +119,7 @@ class RecordTracer:
             entry_only=self._entry_only,
             args=not self._quiet,
             names=not self._quiet,
+            flags=self._is_tracefs,
             nr_maxactive=self._nr_maxactive,
             block=self._block,
             ordered=not self._quiet,
@@ -120,7 +144,11 @@ class RecordTracer:
         self._add_counted()
         self._tell_losses()
         summary = self._summary.build(
-            host_ns=self._host_ns, ended=ended, command_status=command_status, dispatch="trampoline (record)"
+            host_ns=self._host_ns,
+            ended=ended,
+            command_status=command_status,
+            dispatch="trampoline (record)",
+            cpus=len(self._k.target.vcpus),
         )
         if self._probe:
             summary = replace(summary, kept_out=self._probe.kept_out, faults=self._probe.faults)
@@ -239,6 +267,7 @@ class RecordTracer:
             comm=record.comm,
             pid=record.pid,
             params=self._params(self._name(record.ip), record),
+            **self._tracefs(record, entry_text, self._name(record.ip), self._caller(record.ret_ip)),
         )
 
     def _exit(self, record: Record, clock: TscClock, depth: int) -> ExitEvent:
@@ -251,7 +280,20 @@ class RecordTracer:
             comm=record.comm,
             pid=record.pid,
             result=self._result(self._name(record.ip), record),
+            **self._tracefs(record, self._return_text, record),
         )
+
+    # What a line in tracefs' form has beside what all have.
+    def _tracefs(self, record: Record, text: Callable[..., str], *of: Any) -> _Tracefs:
+        if not self._is_tracefs:
+            return {}
+        return {"text": text(*of), "flags": flags_of(record.flags, has_count=self._has_count)}
+
+    def _return_text(self, record: Record) -> str:
+        key = record.ip, record.ret_ip
+        if key not in self._returns:
+            self._returns[key] = return_text(self._k, self._name(record.ip), record.ret_ip)
+        return f"{self._returns[key]}{record.retval:#x}"
 
     # What the ring had no room for, by function as far as that is known.
     def _tell_losses(self) -> None:

@@ -21,13 +21,12 @@ from fprobe_gdb.events import (
 )
 from fprobe_gdb.expr import Scope
 from fprobe_gdb.output.base import EventSink
-from fprobe_gdb.output.ftrace import without_offset
 from fprobe_gdb.output.summary import SummaryBuilder
 from fprobe_gdb.probe.fprobe import FPROBE_FL_ANY_FUNCTION, Fprobe
 from fprobe_gdb.probe.hit import Hit
 from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.probe.rethook import EntryData
-from fprobe_gdb.probe_events import EventDefinition, auto_name, symbol_text
+from fprobe_gdb.probe_events import EventDefinition
 from fprobe_gdb.registers import ARGUMENT_REGISTERS
 from fprobe_gdb.session.describe import describe_arguments, describe_result
 from fprobe_gdb.session.guest import Kernel
@@ -37,6 +36,7 @@ from fprobe_gdb.session.module_watch import ModuleChange
 from fprobe_gdb.session.probe_event_lines import event_of
 from fprobe_gdb.session.probe_event_runner import ProbeEventHit, ProbeEventRunner
 from fprobe_gdb.session.selection import Selection
+from fprobe_gdb.session.tracefs_text import entry_text, return_text
 
 __all__ = ["Tracer"]
 
@@ -191,7 +191,7 @@ class Tracer:
             **self._who(),
             params=self._params(regs, entry_ip),
             stack=stack_lines(k, self._stack) if self._stack else None,
-            **self._tracefs(regs, f"{self._names[entry_ip]} <-{without_offset(caller)}"),
+            **self._tracefs(regs, entry_text(self._names[entry_ip], caller)),
         )  # fmt: skip
         if data is not None:
             data[:] = struct.pack("<QQQ", time_ns, depth, k.waited_ns)
@@ -245,11 +245,8 @@ class Tracer:
     def _tracefs(self, regs: PtRegs, text: str) -> _Tracefs:
         return {"text": text, "flags": self._flags.read(regs)} if self._flags else {}
 
-    # As of a probe event "f FUNC%return retval=$retval:x64".
     def _exit_text(self, entry_ip: int, ret_ip: int, regs: PtRegs) -> str:
-        name = self._names[entry_ip]
-        event = auto_name(name, is_return=True, is_tracepoint=False)
-        return f"{event}: ({symbol_text(self._k.symbols_at(ret_ip), ret_ip)} <- {name}) retval={regs.return_value():#x}"
+        return f"{return_text(self._k, self._names[entry_ip], ret_ip)}{regs.return_value():#x}"
 
     def _on_probe_event(self, hit: ProbeEventHit) -> None:
         stack = stack_lines(self._k, self._stack) if self._stack else None

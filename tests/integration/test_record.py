@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +17,17 @@ from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordKind, rec
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.zone import LONGEST_RECORD_BYTES
+from fprobe_gdb.output.ftrace_sink import FtraceSink
 from fprobe_gdb.output.jsonl import JsonlSink
 from fprobe_gdb.session.record_tracer import RecordTracer
+from fprobe_gdb.session.tracer import Tracer
 from images.workload_counts import EXAMPLES, Count, counts
 from tests.integration.guest_tracer import run
 from tests.integration.tool import run_tool
 
 pytestmark = pytest.mark.qemu
+_LINE = re.compile(r"^ *(\S+)-\d+ +\[\d+\] (\S{5}) +[\d.]+: (.*)$")
+_BACK = re.compile(r" <- (\w+)\)")
 
 KERNELS = ("6.1", "6.12")
 FORKS = "i=0; while [ $i -lt {} ]; do /bin/busybox true; i=$((i+1)); done"
@@ -328,3 +333,64 @@ def test_a_boot_is_recorded() -> None:
     assert calls["entry", "do_one_initcall"] == calls["exit", "do_one_initcall"] == told[0] - told[1] > 400
     probe = tracer.probe
     assert (probe.hits, probe.nmissed, probe.lost) == (sum(what == "entry" for what, _ in calls.elements()), 0, 0)
+
+
+# Of lines in tracefs' form, by function and whether it returns: the task, the flags and the text.
+def told_lines(text: str) -> dict[tuple[str, bool], list[tuple[str, str, str]]]:
+    told = defaultdict(list)
+    for line in text.splitlines():
+        if found := _LINE.match(line):
+            task, flags, what = found.groups()
+            back = _BACK.search(what)
+            told[back[1] if back else what.partition(" <-")[0], bool(back)].append((task, flags, what))
+    return told
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_recorded_lines_are_those_of_handlers(guest: Callable[..., Kernel], kernel: str) -> None:
+    """In tracefs' form, from tasks, interrupts and softirqs: all but times."""
+    k = guest(kernel=kernel, dispatch="trampoline")
+    task_only, at_times = ("vfs_fallocate", "shmem_fallocate"), ("update_process_times", "run_timer_softirq")
+    ips = [k.records.ftrace_location(k.address(name)) for name in (*task_only, *at_times)]
+    ways = []
+    for recorded in (True, False):
+        stream = io.StringIO()
+        sink = FtraceSink(stream)
+        tracer = RecordTracer(k, sink, tracefs=True) if recorded else Tracer(k, sink, tracefs=True)
+        tracer.register(ips)
+        assert k.shell("workload args 6; sleep 0.3").status == 0
+        tracer.finish("command finished", 0)
+        if isinstance(tracer, Tracer):
+            tracer.unregister()
+        ways.append(told_lines(stream.getvalue()))
+    records, handlers = ways
+    for key in ((name, back) for name in task_only for back in (False, True)):
+        # Whether somebody wants to reschedule is chance.
+        by_pads, by_us = ([(task, flags[0] + flags[2:], what) for task, flags, what in way[key]] for way in ways)
+        assert by_pads == by_us
+        assert len(by_pads) == (6 if key[0] == "vfs_fallocate" else 3)
+    for key in ((name, back) for name in at_times for back in (False, True)):
+        # How deep it was, and whether in a softirq, depends on what the interrupt has interrupted.
+        states = [{flags[0] + flags[2].lower() for _, flags, _ in way[key]} for way in (records, handlers)]
+        assert states[0] == states[1]
+        assert states[0] == ({"dh"} if key[0] == "update_process_times" else {".s"})
+
+
+def test_the_command_draws_records(tmp_path: Path) -> None:
+    """As function_graph does, of all functions; the braces fit."""
+    file = tmp_path / "graph.txt"
+    arguments = ("trace", "--backend", "rsp", "-i", "*", "--block", "-f", "ftrace", "--graph", "-o", str(file))
+    outcome = run_tool(*arguments, "--", "workload args 4", tmp=tmp_path)
+    assert outcome.status == 0, outcome.err
+    lines = file.read_text().splitlines()
+    assert "# dispatch: trampoline (record)" in lines
+    drawn = [line.partition("|  ")[2] for line in lines if line.startswith(" 0) ") and "|  " in line]
+    calls = [line for line in drawn if "vfs_fallocate() {" in line]
+    assert len(calls) == 2
+    for call in calls:
+        begin = drawn.index(call)
+        indent = len(call) - len(call.lstrip())
+        end = next(at for at in range(begin + 1, len(drawn)) if drawn[at] == " " * indent + "}")
+        inside = drawn[begin + 1 : end]
+        assert any("shmem_fallocate() {" in line for line in inside)
+        drawn = drawn[end:]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from fprobe_gdb.dispatch.trampoline.record_flags import TaskFlags
+
 __all__ = [
     "FENTRY_BYTES",
     "IP_SHIFT",
@@ -106,10 +108,11 @@ class RingWord(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TaskNames:
-    """Where ``struct task_struct`` has ``comm`` and ``pid``."""
+    """Where ``struct task_struct`` has ``comm`` and ``pid``; and flags, where records hold the CPU's too."""
 
     comm: int
     pid: int
+    flags: TaskFlags | None = None
 
 
 COMM_BYTES = 16
@@ -141,6 +144,8 @@ class Record(NamedTuple):
     #: None where they are not recorded.
     comm: str | None
     pid: int | None
+    #: See :func:`.record_flags.flags_of`; 0 where they are not recorded.
+    flags: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +207,7 @@ class RecordForm:
             node = rest.pop(0) if self.returns else 0
             kind = RecordKind(word & 3)
             is_exit = kind is RecordKind.EXIT
-            comm, pid, _ = rest[body:] if self.names else (None, None, 0)
+            comm, pid, flags = rest[body:] if self.names else (None, None, 0)
             records.append(
                 Record(
                     kind, record_ip(word), word >> 8 & 0xFF, node, tsc, task, ret_ip,
@@ -212,6 +217,7 @@ class RecordForm:
                     left_tsc=(rest[2] if self.decided else tsc) if is_exit else 0,
                     comm=None if comm is None else comm.partition(b"\0")[0].decode(errors="replace"),
                     pid=pid,
+                    flags=flags,
                 )
             )  # fmt: skip
         return records

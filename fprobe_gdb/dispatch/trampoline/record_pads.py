@@ -37,7 +37,9 @@ from fprobe_gdb.dispatch.trampoline.pad_expr import Asked, Entered, PadExpr, wal
 from fprobe_gdb.dispatch.trampoline.pad_expr_code import ExprCode, Seat
 from fprobe_gdb.dispatch.trampoline.pads import DOORBELL_PORT
 from fprobe_gdb.dispatch.trampoline.peek_code import Peeks
+from fprobe_gdb.dispatch.trampoline.record_flags import emit_flags
 from fprobe_gdb.dispatch.trampoline.record_format import (
+    COMM_BYTES,
     FENTRY_BYTES,
     IP_SHIFT,
     NodeWord,
@@ -525,7 +527,9 @@ class _Pad:
             asm.mov("ax", at("dx", names.comm + word))
             asm.mov(at("r11", self.form.names_at + word), "ax")
         asm.movl("ax", at("dx", names.pid))
-        asm.movl(at("r11", self.form.names_at + 16), "ax")
+        asm.mov(at("r11", self.form.names_at + COMM_BYTES), "ax")
+        if names.flags is not None:
+            emit_flags(asm, names.flags, self.place.offsets.preempt_count, "r11", self.form.names_at + COMM_BYTES)
 
     # ax is a return address. Kernel text is in front of the zone; what is behind its beginning may be a stub.
     def _parent(self, scope: str) -> None:

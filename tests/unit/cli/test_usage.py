@@ -43,7 +43,7 @@ def run(*argv: str) -> int:
         (["trace", "-i", "vfs_read", "--stack=0", "--", "true"], "--stack"),
         (["trace", "-i", "vfs_read", "--stack", "8", "--", "true"], "what is '8'?"),
         (
-            ["trace", "-i", "x", "--record", "-f", "ftrace", "--", "true"],
+            ["trace", "-i", "x", "--record", "--stack=8", "--", "true"],
             "--record knows calls of --include alone",
         ),
         (["attach", "./no.sock"], "what shall be probed?"),

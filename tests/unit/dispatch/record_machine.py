@@ -170,6 +170,10 @@ class RecordMachine:
         places = (_PERCPU + cpu * _PERCPU_BYTES + _COUNT_AT for cpu in self.cpus)
         return sum(int.from_bytes(self.uc.mem_read(place, 8), "little") - _PREEMPT_COUNT for place in places)
 
+    def set_preempt_count(self, count: int) -> None:
+        """Of the CPU that runs."""
+        self.uc.mem_write(self._percpu + _COUNT_AT, count.to_bytes(4, "little"))
+
     def set_task(self, task: int) -> None:
         """Let another task run."""
         self.uc.mem_write(self._percpu + _TASK_AT, task.to_bytes(8, "little"))
