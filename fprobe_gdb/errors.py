@@ -488,6 +488,15 @@ class RecordNoNodes(RecordRefused):
         )
 
 
+class RecordNoTables(RecordRefused):
+    """The zone has no room for tables in which pads add up calls."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the landing zone has no room for tables", "remove a recording probe, or give the guest more memory"
+        )
+
+
 class PlantRefused(FprobeGdbError):
     """A function cannot be given a trampoline. No function of the same request has been given one.
 

@@ -40,6 +40,7 @@ from fprobe_gdb.dispatch.trampoline.record_flags import TaskFlags
 from fprobe_gdb.dispatch.trampoline.record_format import RecordForm, TaskNames
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
+from fprobe_gdb.dispatch.trampoline.tables import TableForm
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
 from fprobe_gdb.errors import (
     GuestPanic,
@@ -465,6 +466,7 @@ class Kernel(GuestView):
         block: bool = False,
         ordered: bool = True,
         asked: Mapping[int, Asked] | None = None,
+        tables: Sequence[TableForm] | None = None,
     ) -> RecordProbe:
         """Record calls of functions inside the guest, without a handler: a thousand times as cheap as a hit.
 
@@ -483,6 +485,8 @@ class Kernel(GuestView):
             the order of each CPU, one CPU after the other.
         :param asked: by location, what is asked of each call before it is recorded. If something is asked at returns,
             calls are recorded there, each as one record.
+        :param tables: record nothing: calls are added up in the guest, by function, and in these tables as ``asked``
+            says. ``counts`` of the probe has all that, once it is removed.
         :raise RecordRefused: without trampolines, or when there is no room for another probe.
         :raise PlantRefused: when one of the functions cannot be given a trampoline; then none is recorded.
         """
@@ -497,7 +501,9 @@ class Kernel(GuestView):
         decided = any(it.at_exit is not None for it in (asked or {}).values())
         form = RecordForm(not entry_only, args, self._task_names(flags) if names else None, decided)
         wanted = nr_maxactive or len(ips) * self.num_possible_cpus() * 2
-        return dispatch.record(ips, form, consume, nr_maxactive=wanted, block=block, ordered=ordered, asked=asked)
+        return dispatch.record(
+            ips, form, consume, nr_maxactive=wanted, block=block, ordered=ordered, asked=asked, tables=tables
+        )
 
     @property
     def can_record(self) -> bool:

@@ -22,9 +22,9 @@ __all__ = ["BACKENDS", "DEFAULT_MAX_SITES", "DISPATCHES", "BootOptions"]
 BACKENDS = ("gdb", "rsp")
 #: How hits reach handlers; ``auto`` takes trampolines where the guest can have them.
 DISPATCHES = ("auto", "breakpoint", "trampoline")
-# The landing zone: 4 MiB of code and data, 4 of counters, and rings of records, the ends of which take up to 2: 16 MiB,
-# or 2 for each CPU where that is more.
-_ZONE_MIB = 10
+# The landing zone: 4 MiB of code and data, 4 of counters, 8 of tables, the ends of rings among them, and rings of
+# records: 16 MiB, or 2 for each CPU where that is more.
+_ZONE_MIB = 16
 _RINGS_MIB = 16
 _RING_MIB = 2
 #: Functions that breakpoints serve by default. Each armed breakpoint slows the whole guest under TCG.

@@ -162,6 +162,10 @@ class Asm:
         """``add r64, r64``, ``add r64, m64`` or ``add m64, r64``."""
         self._two(to, source, b"\x03", b"\x01", wide=True)
 
+    def adc(self, to: Mem, source: str) -> None:
+        """``adc m64, r64``: with the carry flag."""
+        self._memory(b"\x11", _NUMBERS[source], to, wide=True)
+
     def sub(self, to: str, source: str | Mem) -> None:
         """``sub r64, r64`` or ``sub r64, m64``."""
         self._two(to, source, b"\x2b", b"\x29", wide=True)
@@ -265,6 +269,10 @@ class Asm:
         """``idiv r64``: the same of signed numbers."""
         self._registers(b"\xf7", 7, source, wide=True)
 
+    def bsr(self, to: str, source: str) -> None:
+        """``bsr r64, r64``: the number of the highest bit that is set; equal when none is, and then undefined."""
+        self._registers(b"\x0f\xbd", _NUMBERS[to], source, wide=True)
+
     def cqo(self) -> None:
         """``cqo``: rdx gets the sign of rax."""
         self._code += b"\x48\x99"
@@ -278,6 +286,10 @@ class Asm:
         self._unary(b"\xff", 1, to, wide=False)
 
     # Section: against interrupts of the same CPU
+
+    def inc(self, to: Mem) -> None:
+        """``inc m64``."""
+        self._unary(b"\xff", 0, to, wide=True)
 
     def xadd(self, to: Mem, source: str) -> None:
         """``xadd m64, r64``: the register gets the old value."""

@@ -36,6 +36,7 @@ from fprobe_gdb.dispatch.trampoline.shared_words import SharedWords
 from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
 from fprobe_gdb.dispatch.trampoline.sites import Sites
 from fprobe_gdb.dispatch.trampoline.slots import Slots
+from fprobe_gdb.dispatch.trampoline.tables import TableForm
 from fprobe_gdb.dispatch.trampoline.text_filter import TextFilters
 from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard, filtered, phase_of
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
@@ -277,11 +278,12 @@ class TrampolineDispatch:
         block: bool = False,
         ordered: bool = True,
         asked: Mapping[int, Asked] | None = None,
+        tables: Sequence[TableForm] | None = None,
     ) -> RecordProbe:
         """Record functions, without handlers, from now on. The guest is stopped. See :meth:`.recorder.Recorder.add`."""
         self.recorder.task_dead_ip = self.task_dead_ip
         probe = self.recorder.add(
-            ips, form, consume, nr_maxactive=nr_maxactive, block=block, ordered=ordered, asked=asked
+            ips, form, consume, nr_maxactive=nr_maxactive, block=block, ordered=ordered, asked=asked, tables=tables
         )
         try:
             self.sync()

@@ -32,7 +32,9 @@ __all__ = [
     "OneOf",
     "PadExpr",
     "Peek",
+    "Site",
     "StartsWith",
+    "Sum",
     "Task",
     "Within",
     "walk",
@@ -81,6 +83,11 @@ class Task(PadExpr):
 @dataclass(frozen=True, slots=True)
 class Cpu(PadExpr):
     """The CPU's number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site(PadExpr):
+    """Which function it is, by what its fentry call pushes: the end of its location. Only for pads that add up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,14 +224,31 @@ class Choose(PadExpr):
 
 
 @dataclass(frozen=True, slots=True)
+class Sum:
+    """What a pad adds up of each call that it counts.
+
+    :param table: the number of the table (:mod:`~fprobe_gdb.dispatch.trampoline.tables`) that it is added to.
+    :param words: the key there; of a histogram the number.
+    :param at_exit: taken at the return.
+    """
+
+    table: int
+    words: tuple[PadExpr, ...]
+    at_exit: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What a pad asks of each call, before the call is recorded; None for nothing.
 
     Where something is asked at the return, the call is recorded there, once, or not at all.
+
+    :param sums: of a probe that adds up calls instead of recording them.
     """
 
     at_entry: PadExpr | None = None
     at_exit: PadExpr | None = None
+    sums: tuple[Sum, ...] = ()
 
 
 def walk(node: PadExpr) -> Iterator[PadExpr]:

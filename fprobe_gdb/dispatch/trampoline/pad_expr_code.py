@@ -34,6 +34,7 @@ from fprobe_gdb.dispatch.trampoline.pad_expr import (
     OneOf,
     PadExpr,
     Peek,
+    Site,
     StartsWith,
     Task,
     Within,
@@ -65,6 +66,7 @@ class Seat:
     :param frame_is: the return slot itself; or ``frame_in``, where its address is.
     :param entered_tsc: where the counter's value at the entry is, and ``left_tsc`` that at the return.
     :param peeks: what reads any memory; None where nothing can.
+    :param site: where :class:`~.pad_expr.Site` is.
     """
 
     zone: Zone
@@ -78,6 +80,7 @@ class Seat:
     entered_tsc: Mem | None = None
     left_tsc: str | None = None
     peeks: Peeks | None = None
+    site: Mem | None = None
 
 
 @dataclass(slots=True)
@@ -147,6 +150,9 @@ class ExprCode:
                     asm.movl("ax", gs(self.seat.cpu_number))
             case Caller():
                 self._caller()
+            case Site():
+                assert self.seat.site is not None
+                asm.mov("ax", self.seat.site)
             case Duration():
                 self._duration(node)
             case Kept(base, offset, size_bytes):

@@ -93,6 +93,8 @@ class ProbeWord(IntEnum):
     #: Calls that were asked something, and are not recorded for their answer; and for how many there was none.
     KEPT_OUT = 24
     FAULTS = 32
+    #: Of a probe that adds up: not 0 when returns are no longer counted.
+    CLOSED = 40
 
 
 class RingWord(IntEnum):
@@ -104,6 +106,8 @@ class RingWord(IntEnum):
     LIMIT = 8
     #: Address of the ring.
     RING = 16
+    #: Address of the CPU's part of the tables.
+    TABLES = 24
 
 
 @dataclass(frozen=True, slots=True)

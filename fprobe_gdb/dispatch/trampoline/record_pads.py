@@ -61,10 +61,10 @@ from fprobe_gdb.dispatch.trampoline.zone import (
 )
 from fprobe_gdb.registers import ARGUMENT_REGISTERS, PRESERVED_REGISTERS
 
-__all__ = ["PadPlace", "RecordPads", "record_pads"]
+__all__ = ["BEHIND", "PadPlace", "RecordPad", "RecordPads", "assemble", "record_pads"]
 
-# On the stack behind _save(): dx, ax, and then what was there.
-_BEHIND = 16
+#: On the stack of an entry pad, in front of what was there before it was called: dx, ax, and the end of the location.
+BEHIND = 16
 _RETURN_SLOT = 24
 _SIGN = 1 << 64
 _ALIGN = 64
@@ -120,8 +120,12 @@ def record_pads(
     :param then: a pad that is next at an entry, with everything as the function's entry had it.
     :param asked: what is asked of these functions' calls; at the return if ``form`` says so.
     """
-    asm = Asm(addr)
-    pad = _Pad(asm, place, form, probe, block, then, asked)
+    return assemble(RecordPad(Asm(addr), place, form, probe, block, then, asked), probes_task_dead)
+
+
+def assemble(pad: RecordPad, probes_task_dead: bool) -> RecordPads:
+    """The parts of a pad. See :func:`record_pads`."""
+    asm, form = pad.asm, pad.form
     if form.returns:
         asm.label("exit")
         pad.exit()
@@ -135,9 +139,13 @@ def record_pads(
     return RecordPads(code.ljust(-(-len(code) // _ALIGN) * _ALIGN, b"\xcc"), asm.address_of("entry"), *exits)
 
 
-# r11 is the record, r10 (entry) or di (exit) the node; ax and dx are for anything.
 @dataclass(slots=True)
-class _Pad:
+class RecordPad:
+    """The parts of a pad that records, behind each other. See :func:`record_pads`.
+
+    r11 is the record, r10 (entry) or di (exit) the node; ax and dx are for anything.
+    """
+
     asm: Asm
     place: PadPlace
     form: RecordForm
@@ -147,6 +155,7 @@ class _Pad:
     asked: Asked
 
     def entry(self) -> None:
+        """What planted locations call."""
         asm, returns = self.asm, self.form.returns
         self._save()
         denied = self._ask_at_entry("entry.")
@@ -241,6 +250,28 @@ class _Pad:
         self._full("missed.", "lost")
 
     def exit(self) -> None:
+        """What the stubs of nodes call."""
+        asm = self.asm
+        self._come_home()
+        denied = None
+        if self.form.decided:
+            asm.jmp_mem(at("di", NodeWord.DECIDE))
+            asm.label("exit.decide")
+            denied = self._ask_at_exit("exit.")
+        self._record_exit()
+        self._go_home()
+        self._denied("exit.", denied, "exit.free")
+        self._stub_parent("exit.")
+        self._full("exit.", "exit.lost")
+        asm.label("exit.lost")
+        if self.form.decided:
+            self._count_lost(at_exit=True)
+        else:
+            asm.lock_inc(rip(self._probe_word(ProbeWord.LOST_EXITS)))
+        asm.jmp("exit.free")
+
+    # Save what the function returns, find the node, and leave the real return address.
+    def _come_home(self) -> None:
         asm, zone = self.asm, self.place.zone
         asm.mov("r8", "ax")
         asm.mov("r9", "dx")
@@ -251,12 +282,10 @@ class _Pad:
         asm.add_imm("di", zone.nodes - _SIGN)
         asm.mov("ax", at("di", NodeWord.RET_ADDR))
         asm.mov(at("sp"), "ax")
-        denied = None
-        if self.form.decided:
-            asm.jmp_mem(at("di", NodeWord.DECIDE))
-            asm.label("exit.decide")
-            denied = self._ask_at_exit("exit.")
-        self._record_exit()
+
+    # Give the node back, and go on at the return address.
+    def _go_home(self) -> None:
+        asm = self.asm
         asm.label("exit.free")
         asm.mov_imm(at("di", NodeWord.TASK), 0)
         self._push_node("exit.", "di", rip(self._probe_word(ProbeWord.FREE)), "cx", "dx")
@@ -264,15 +293,6 @@ class _Pad:
         asm.mov("dx", "r9")
         asm.mov("ax", "r8")
         asm.ret()
-        self._denied("exit.", denied, "exit.free")
-        self._stub_parent("exit.")
-        self._full("exit.", "exit.lost")
-        asm.label("exit.lost")
-        if self.form.decided:
-            self._count_lost(at_exit=True)
-        else:
-            asm.lock_inc(rip(self._probe_word(ProbeWord.LOST_EXITS)))
-        asm.jmp("exit.free")
 
     def _record_exit(self) -> None:
         asm = self.asm
@@ -306,16 +326,17 @@ class _Pad:
     def _ask_at_entry(self, scope: str) -> ExprCode | None:
         if self.asked.at_entry is None:
             return None
+        return self._ask(scope, self.asked.at_entry, self._entry_seat)
+
+    # With so many bytes on the stack in front of what _save() has left there.
+    def _entry_seat(self, kept_bytes: int) -> Seat:
         registers = {name: name for name in (*ARGUMENT_REGISTERS, *PRESERVED_REGISTERS)}
-
-        def seat(kept_bytes: int) -> Seat:
-            return self._seat(
-                entered=registers | {"dx": at("sp", kept_bytes), "ax": at("sp", kept_bytes + 8)},
-                frame_is=at("sp", kept_bytes + _RETURN_SLOT),
-                ret_addr=at("sp", kept_bytes + _RETURN_SLOT),
-            )
-
-        return self._ask(scope, self.asked.at_entry, seat)
+        return self._seat(
+            entered=registers | {"dx": at("sp", kept_bytes), "ax": at("sp", kept_bytes + 8)},
+            frame_is=at("sp", kept_bytes + _RETURN_SLOT),
+            ret_addr=at("sp", kept_bytes + _RETURN_SLOT),
+            site=at("sp", kept_bytes + BEHIND),
+        )
 
     # cx is the counter's value, si the address of the node's words for arguments; both are for _decided(), too.
     def _ask_at_exit(self, scope: str) -> ExprCode | None:
@@ -326,18 +347,18 @@ class _Pad:
             self._node_args("di", "si")
         if self.asked.at_exit is None:
             return None
+        return self._ask(scope, self.asked.at_exit, lambda kept_bytes: self._exit_seat())
 
-        def seat(kept_bytes: int) -> Seat:
-            return self._seat(
-                entered={name: at("si", 8 * number) for number, name in enumerate(ARGUMENT_REGISTERS)},
-                left={name: name for name in PRESERVED_REGISTERS} | {"ax": "r8", "dx": "r9"},
-                frame_in=at("di", NodeWord.FRAME),
-                ret_addr=at("di", NodeWord.RET_ADDR),
-                entered_tsc=at("di", NodeWord.ENTERED),
-                left_tsc="cx",
-            )
-
-        return self._ask(scope, self.asked.at_exit, seat)
+    def _exit_seat(self, site: Mem | None = None) -> Seat:
+        return self._seat(
+            entered={name: at("si", 8 * number) for number, name in enumerate(ARGUMENT_REGISTERS)},
+            left={name: name for name in PRESERVED_REGISTERS} | {"ax": "r8", "dx": "r9"},
+            frame_in=at("di", NodeWord.FRAME),
+            ret_addr=at("di", NodeWord.RET_ADDR),
+            entered_tsc=at("di", NodeWord.ENTERED),
+            left_tsc="cx",
+            site=site,
+        )
 
     def _seat(self, **where: Any) -> Seat:
         place = self.place
@@ -376,18 +397,14 @@ class _Pad:
     # The entry of do_task_dead: the calls of this task will never return; all nodes that it has are free again. What
     # it calls from here on has no pads (__schedule() is notrace) or returns.
     def task_dead(self, probed: bool) -> None:
+        """What the location of ``do_task_dead`` calls."""
         asm = self.asm
         self._save()
         denied = self._ask_at_entry("dead.") if probed else None
         # Where the return decides, there is nothing to record: this one does not return.
         if not self.form.decided:
             self._entered("dead.", RecordKind.ENTRY if probed else RecordKind.TASK_DEAD)
-        asm.label("dead.walk")
-        asm.push("cx")
-        self._free_nodes()
-        asm.pop("cx")
-        self._restore(self.then)
-        self._denied("dead.", denied, "dead.walk")
+        self._leave_dead(denied)
         if self.form.decided:
             return
         self._full("dead.", "dead.lost")
@@ -395,6 +412,15 @@ class _Pad:
         if probed:
             self._count_lost()
         asm.jmp("dead.walk")
+
+    def _leave_dead(self, denied: ExprCode | None) -> None:
+        asm = self.asm
+        asm.label("dead.walk")
+        asm.push("cx")
+        self._free_nodes()
+        asm.pop("cx")
+        self._restore(self.then)
+        self._denied("dead.", denied, "dead.walk")
 
     # A record of an entry whose return is not awaited.
     def _entered(self, scope: str, kind: RecordKind) -> None:
@@ -558,7 +584,7 @@ class _Pad:
     # The record's first word, into ax.
     def _word(self, kind: RecordKind) -> None:
         asm = self.asm
-        asm.mov("ax", at("sp", _BEHIND))
+        asm.mov("ax", at("sp", BEHIND))
         asm.shl_imm("ax", IP_SHIFT)
         asm.add_imm("ax", record_bits(kind, self.probe))
 
@@ -613,7 +639,7 @@ class _Pad:
             asm.mov("ax", at("di", NodeWord.WORD))
             asm.sar_imm("ax", IP_SHIFT)
         else:
-            asm.mov("ax", at("sp", _BEHIND))
+            asm.mov("ax", at("sp", BEHIND))
         asm.sub_imm("ax", FENTRY_BYTES)
         asm.sub_imm("ax", self.place.text - _SIGN)
         asm.shr_imm("ax", LOSS_SHIFT)

@@ -2,7 +2,8 @@
 
 Rule 1: a call is in one of ``hits`` (its record was taken), ``nmissed`` (its record says that no node was left),
 ``lost`` (there was no room for a record) and ``kept_out`` (it was asked something, and the answer was no). All four are
-counted by the pads. Where the return decides, calls that have not returned are in none of them.
+counted by the pads. Where the return decides, calls that have not returned are in none of them. A probe with tables
+(:mod:`.tables`) has no records: what its pads add up is all that there is.
 Rule 2: while a probe is disabled its functions are not planted, and returns are not told, as with an fprobe: what was
 entered before comes home unseen, what is entered meanwhile is no call.
 Rule 3: probes come and go while the guest is stopped. Code of pads stays for good: a vCPU may be in it at any time.
@@ -11,11 +12,12 @@ Rule 3: probes come and go while the guest is stopped. Code of pads stays for go
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from fprobe_gdb.dispatch.trampoline.assembler import Asm
+from fprobe_gdb.dispatch.trampoline.count_pads import count_pads
 from fprobe_gdb.dispatch.trampoline.node_pools import NodePools
 from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
 from fprobe_gdb.dispatch.trampoline.peek_code import peek_code
@@ -24,9 +26,20 @@ from fprobe_gdb.dispatch.trampoline.record_order import RecordOrder
 from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace, RecordPads, record_pads
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.rings import Rings
+from fprobe_gdb.dispatch.trampoline.table_counts import TableCounts
+from fprobe_gdb.dispatch.trampoline.table_room import TableRoom
+from fprobe_gdb.dispatch.trampoline.tables import ProbeTables, TableForm
 from fprobe_gdb.dispatch.trampoline.window import Window
 from fprobe_gdb.dispatch.trampoline.zone import LOSS_SHIFT, MAX_PROBES, PROBE_BYTES
-from fprobe_gdb.errors import MemoryFault, RecordNoNodes, RecordNoRing, RecordTooMany, SiteNoCode, SiteRecorded
+from fprobe_gdb.errors import (
+    MemoryFault,
+    RecordNoNodes,
+    RecordNoRing,
+    RecordRefused,
+    RecordTooMany,
+    SiteNoCode,
+    SiteRecorded,
+)
 from fprobe_gdb.target.base import Target, TargetState
 from fprobe_gdb.target.guest_ram import GuestRam
 
@@ -71,6 +84,10 @@ class RecordProbe:
     faults: int = 0
     #: ``lost`` by function; those of modules, and all in a small zone, are only in the sum.
     losses: dict[int, int] = field(default_factory=dict)
+    #: In which its pads add up calls, where they do that instead of recording them; and what is in them, known once the
+    #: probe is removed.
+    tables: ProbeTables | None = None
+    counts: TableCounts = field(default_factory=TableCounts)
     #: Nothing is recorded, until it is enabled again.
     disabled: bool = False
     number: int = -1
@@ -98,12 +115,13 @@ class Recorder:
         self._words = ram.part(zone.physical_of(zone.probe(0)), MAX_PROBES * PROBE_BYTES).cast("Q")
         losses = zone.losses if zone.losses_bytes else zone.data
         self._losses = ram.part(zone.physical_of(losses), zone.losses_bytes).cast("I")
+        self._tables = TableRoom(ram, zone)
         self._probes: dict[int, RecordProbe] = {}
         self._probe_at: dict[int, RecordProbe] = {}
         # Probes that are gone, some of whose calls are in flight; their numbers are not free.
         self._leaving: dict[int, RecordProbe] = {}
         self._next_number = 1
-        self._pads: dict[tuple[int, RecordForm, bool, bool, int | None, Asked], RecordPads] = {}
+        self._pads: dict[Hashable, RecordPads] = {}
         # Which exit pad the stub of a node calls.
         self._stub_calls: dict[int, int] = {}
         #: Locations whose pad may be another one than what is planted; who plants clears it.
@@ -171,12 +189,14 @@ class Recorder:
         block: bool = False,
         ordered: bool = True,
         asked: Mapping[int, Asked] | None = None,
+        tables: Sequence[TableForm] | None = None,
     ) -> RecordProbe:
         """Record these functions, as soon as :attr:`ips` are planted. The guest is stopped.
 
         :param nr_maxactive: calls in flight at once, if returns are recorded; as many as there is room for, at most.
         :param ordered: give records in the order of their time, a little later, and at some cost for each.
         :param asked: what is asked of calls, by location.
+        :param tables: add up calls, in these tables beside the one of the functions, and record none.
         :raise SiteRecorded: one of them is recorded already.
         :raise SiteNoCode: there is no room for the pads of so many different questions.
         :raise RecordRefused: there is no room for another probe.
@@ -194,12 +214,18 @@ class Recorder:
         number = self._free_number()
         order = RecordOrder(number, form.size_bytes) if ordered else None
         probe = RecordProbe(frozenset(ips), form, consume, 0, block, asked or {}, order, number=number)
-        # Before anything is given to it.
-        pads = self._make_all_pads(probe)
-        self._sizes[probe.number] = form.size_bytes
-        self._clear_words(probe)
-        if form.returns:
-            probe.nr_maxactive = self._give_nodes(probe, pads, nr_maxactive)
+        if tables is not None:
+            probe.tables = self._tables.place(number, len(probe.ips), tables)
+        try:
+            # Before anything is given to it.
+            pads = self._make_all_pads(probe)
+            self._sizes[probe.number] = form.size_bytes
+            self._clear_words(probe)
+            if form.returns:
+                probe.nr_maxactive = self._give_nodes(probe, pads, nr_maxactive)
+        except (SiteNoCode, RecordRefused):
+            self._tables.give_back(number)
+            raise
         self._probes[probe.number] = probe
         self._probe_at |= dict.fromkeys(probe.ips, probe)
         self._change(probe)
@@ -216,7 +242,9 @@ class Recorder:
             del self._probe_at[ip]
         self._change(probe)
         self._leaving[probe.number] = probe
+        self._close(probe, closed=True)
         self.count_lost(probe)
+        self._tables.give_back(probe.number)
         self.settle()
 
     def switch(self, probe: RecordProbe, *, enabled: bool) -> None:
@@ -226,7 +254,12 @@ class Recorder:
         """
         if self._probes.get(probe.number) is probe and probe.disabled is enabled:
             probe.disabled = not enabled
+            self._close(probe, closed=not enabled)
             self._change(probe)
+
+    # Whether pads that add up still count returns.
+    def _close(self, probe: RecordProbe, *, closed: bool) -> None:
+        self._words[self._word(probe, ProbeWord.CLOSED)] = closed
 
     def _change(self, probe: RecordProbe) -> None:
         self.changed |= probe.ips
@@ -330,7 +363,7 @@ class Recorder:
         probe.nmissed += of_kind[RecordKind.MISSED]
 
     def count_lost(self, probe: RecordProbe) -> None:
-        """Look after what this probe has lost, and kept out, so far."""
+        """Look after what this probe has lost, kept out and added up, so far."""
         places = ((ip, self._loss_place(ip)) for ip in probe.ips)
         counts = ((ip, self._losses[place]) for ip, place in places if place is not None)
         probe.losses = {ip: count for ip, count in counts if count}
@@ -338,6 +371,10 @@ class Recorder:
         probe.lost_exits = self._words[self._word(probe, ProbeWord.LOST_EXITS)]
         probe.kept_out = self._words[self._word(probe, ProbeWord.KEPT_OUT)]
         probe.faults = self._words[self._word(probe, ProbeWord.FAULTS)]
+        if probe.tables is not None:
+            probe.counts = self._tables.read(probe.tables)
+            all_calls = probe.counts.all_calls
+            probe.hits, probe.exits, probe.nmissed = all_calls.hits, all_calls.exits, all_calls.missed
 
     @property
     def busy(self) -> bool:
@@ -380,14 +417,16 @@ class Recorder:
 
     def _make_pads(self, probe: RecordProbe, ip: int, then: int | None) -> RecordPads:
         probes_dead, asked = self.task_dead_ip in probe.ips and not probe.disabled, probe.asked.get(ip, _NOTHING)
-        key = (probe.number, probe.form, probe.block, probes_dead, then, asked)
+        key = (probe.number, probe.form, probe.block, probes_dead, then, asked, probe.tables)
         if key not in self._pads:
+            made_by: Callable[..., RecordPads] = partial(record_pads, block=probe.block)
+            if probe.tables is not None:
+                made_by = partial(count_pads, tables=probe.tables)
             make = partial(
-                record_pads,
+                made_by,
                 place=self._place,
                 form=probe.form,
                 probe=probe.number,
-                block=probe.block,
                 probes_task_dead=probes_dead,
                 then=then,
                 asked=asked,
@@ -422,7 +461,9 @@ class Recorder:
         return count
 
     def _clear_words(self, probe: RecordProbe) -> None:
-        for word in (ProbeWord.LOST, ProbeWord.LOST_EXITS, ProbeWord.KEPT_OUT, ProbeWord.FAULTS):
+        for word in (
+            ProbeWord.LOST, ProbeWord.LOST_EXITS, ProbeWord.KEPT_OUT, ProbeWord.FAULTS, ProbeWord.CLOSED
+        ):  # fmt: skip
             self._words[self._word(probe, word)] = 0
         if self._losses and any(self._losses[:].tobytes()):
             for ip in probe.ips:

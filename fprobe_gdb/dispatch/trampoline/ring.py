@@ -54,6 +54,7 @@ class Ring:
         self._size_of = size_of
         self._cpu = bytes([cpu])
         self._addr = zone.ring(cpu)
+        self._tables_addr = zone.tables(cpu)
         self._size_bytes = zone.ring_bytes
         self._bytes = Stretch(ram, zone.runs(self._addr, zone.ring_stride_bytes))
         self._words = ram.part(zone.physical_of(zone.ring_words(cpu)), RING_WORDS_BYTES).cast("Q")
@@ -64,6 +65,7 @@ class Ring:
         """The zone has been wiped: let pads write from its beginning on."""
         self._tail = 0
         self._words[RingWord.RING // 8] = self._addr
+        self._words[RingWord.TABLES // 8] = self._tables_addr
         self._allow()
 
     def close(self) -> None:

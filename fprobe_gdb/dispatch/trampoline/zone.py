@@ -23,8 +23,9 @@ only rings go from one piece to the next.
                               something is asked of them at its return
     losses  4 MiB: a counter for each 16 bytes of kernel text, of calls for which a ring had no room
     journal 2 MiB: in a large zone in a guest of others, own bytes of many locations, for which JOURNAL has no room
-    rings   the rest: records, a ring for each CPU. A ring is a power of two, and behind it is a page for the part of a
-            record that begins in front of its end and ends behind it.
+    rings   records, a ring for each CPU. A ring is a power of two, and behind it is a page for the part of a record
+            that begins in front of its end and ends behind it.
+    tables  the rest: what pads add up by themselves (:mod:`.tables`), a part for each CPU
 
 Data never shares a page with code: TCG translates a page anew when something writes next to code (QEMU 7.2
 accel/tcg/translate-all.c).
@@ -98,6 +99,7 @@ _LOSSES_BYTES = 2 * HUGE_BYTES
 # A zone that is smaller has no losses by function.
 _LARGE_BYTES = 8 * HUGE_BYTES
 _RING_END_BYTES = 4096
+_TABLE_ALIGN = 64
 assert _SLOTS_OFFSET + SLOTS * SLOT_BYTES <= _PROBES_OFFSET
 assert _PROBES_OFFSET + MAX_PROBES * PROBE_BYTES <= _RINGS_OFFSET
 assert _RINGS_OFFSET + MAX_RINGS * RING_WORDS_BYTES <= _NODES_OFFSET
@@ -221,6 +223,16 @@ class Zone:
     def ring(self, cpu: int) -> int:
         """Virtual address of a CPU's ring."""
         return self.journal + self.journal_bytes + cpu * self.ring_stride_bytes
+
+    @property
+    def tables_bytes(self) -> int:
+        """Size of each CPU's part of the tables; 0 where there are no rings."""
+        left = self.code + self.size_bytes - self.ring(self.rings)
+        return left // self.rings & -_TABLE_ALIGN if self.ring_bytes else 0
+
+    def tables(self, cpu: int) -> int:
+        """Virtual address of a CPU's part of the tables."""
+        return self.ring(self.rings) + cpu * self.tables_bytes
 
     def ring_words(self, cpu: int) -> int:
         """Virtual address of the words of a CPU's ring."""

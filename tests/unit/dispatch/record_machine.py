@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import random
+from collections.abc import Sequence
 from typing import Any, cast
 
 import unicorn
@@ -16,6 +17,7 @@ from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordForm, Rin
 from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace
 from fprobe_gdb.dispatch.trampoline.recorder import Recorder, RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
+from fprobe_gdb.dispatch.trampoline.tables import TableForm
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
 from fprobe_gdb.registers import GENERAL_REGISTERS
 from fprobe_gdb.target.base import Target, TargetState
@@ -131,9 +133,10 @@ class RecordMachine:
         block: bool = False,
         ordered: bool = False,
         asked: Asked | None = None,
+        tables: Sequence[TableForm] | None = None,
         **form: Any,
     ) -> RecordProbe:
-        """Record functions; of all of them the same is asked."""
+        """Record functions, or add up their calls; of all of them the same is asked."""
 
         def consume(batch: Batch) -> None:
             self.records += probe.form.decode(batch.data)
@@ -146,6 +149,7 @@ class RecordMachine:
             block=block,
             ordered=ordered,
             asked=dict.fromkeys(ips, asked) if asked else None,
+            tables=tables,
         )
         self.plant()
         return probe
@@ -217,12 +221,8 @@ class RecordMachine:
         """Run to an address, or so many instructions. Returns whether it got there."""
         # Unicorn counts only in code that it has translated with counting in mind.
         self.uc.ctl_flush_tb()
-        for _ in range(count):
-            if self.uc.reg_read(x86.UC_X86_REG_RIP) == until:
-                break
-            self.uc.emu_start(self.uc.reg_read(x86.UC_X86_REG_RIP), until, count=1)
-        if not count:
-            self.uc.emu_start(self.uc.reg_read(x86.UC_X86_REG_RIP), until)
+        if self.uc.reg_read(x86.UC_X86_REG_RIP) != until:
+            self.uc.emu_start(self.uc.reg_read(x86.UC_X86_REG_RIP), until, count=count)
         return bool(self.uc.reg_read(x86.UC_X86_REG_RIP) == until)
 
     def call(self, function: int, **state: int) -> None:
