@@ -26,6 +26,7 @@ from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.pad_questions import asked_by, guest_facts
+from fprobe_gdb.session.pad_sums import pad_sums
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.tracer import Tracer
@@ -227,6 +228,15 @@ def _recorder(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None
         raise NotCompiled("the kernel has no types that tell where lines of ftrace have their flags from")
     if request.tracefs and judge and judge.at_exit:
         raise NotCompiled("lines of ftrace have flags from the entry, which nobody keeps where the return decides")
+    if request.quiet and request.max_hits:
+        raise NotCompiled("--max-hits with -f summary has to look at each call")
+    facts = guest_facts(k) if judge else None
+    asked = asked_by(judge, facts) if judge and facts else None
+    sums = None
+    if judge and facts and asked and judge.sums:
+        if not request.quiet:
+            raise NotCompiled("--hist and --count-by are added up by handlers where each call is shown")
+        sums = pad_sums(judge, facts, asked)
     return RecordTracer(
         k,
         sink,
@@ -235,8 +245,9 @@ def _recorder(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None
         max_hits=request.max_hits,
         quiet=request.quiet,
         block=request.block,
-        asked=asked_by(judge, guest_facts(k)) if judge else None,
         tracefs=request.tracefs,
+        asked=asked,
+        sums=sums,
     )
 
 

@@ -34,7 +34,7 @@ from fprobe_gdb.expr.filter import (
     parse_duration,
 )
 from fprobe_gdb.expr.hit import HitScope
-from fprobe_gdb.expr.keys import Extraction, Extractor, compile_keys, compile_quantity
+from fprobe_gdb.expr.keys import Extraction, Extractor, KeyPart, compile_keys, compile_quantity
 from fprobe_gdb.expr.names import Scope
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "Extractor",
     "Filter",
     "HitScope",
+    "KeyPart",
     "Predicate",
     "Scope",
     "compile_filter",

@@ -19,7 +19,7 @@ from fprobe_gdb.expr.typed import RetVal, Typed
 from fprobe_gdb.kernel.btf import EnumType
 from fprobe_gdb.kernel.values import error_code, error_name
 
-__all__ = ["Extraction", "Extractor", "compile_keys", "compile_quantity"]
+__all__ = ["Extraction", "Extractor", "KeyPart", "compile_keys", "compile_quantity"]
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Item = TypeVar("_Item")
@@ -27,12 +27,32 @@ _Item = TypeVar("_Item")
 Part = int | str
 
 
+@dataclass(frozen=True, slots=True)
+class KeyPart:
+    """One expression of what is taken.
+
+    :param show: of a number, what a key has of it; None for text. Equal for numbers that are shown alike.
+    """
+
+    node: Typed
+    show: Callable[[int], Part] | None = None
+
+    def take(self) -> Callable[[HitScope], Part]:
+        """A closure for it."""
+        if self.show is None:
+            return text(self.node)
+        number_of, show = number(self.node), self.show
+        return lambda hit: show(number_of(hit))
+
+
 class Extractor(Generic[_Item]):
     """Something to be taken of each hit of one function; call it with a hit."""
 
-    __slots__ = ("_take", "faults")
+    __slots__ = ("_take", "faults", "parts")
 
-    def __init__(self, take: Callable[[HitScope], _Item]) -> None:
+    def __init__(self, parts: tuple[KeyPart, ...], take: Callable[[HitScope], _Item]) -> None:
+        #: What it is made of; the one number of a quantity.
+        self.parts = parts
         self._take = take
         #: Hits that have no value, see :attr:`Predicate.faults <fprobe_gdb.expr.filter.Predicate.faults>`.
         self.faults = 0
@@ -73,7 +93,7 @@ def compile_quantity(text_: str, scopes: Mapping[_Key, Scope], *, skip_unfit: bo
         typed = check(node, scope, text_)
         Context(scope, text_).need_number(typed, node.column, "a histogram")
         take = number(typed)
-        return Extractor(lambda hit: int(take(hit)))
+        return Extractor((KeyPart(typed, int),), lambda hit: int(take(hit)))
 
     fitting = fit(text_, scopes, make, skip_unfit=skip_unfit)
     return Extraction((text_.strip(),), fitting.made, fitting.unfit)
@@ -98,30 +118,39 @@ def compile_keys(
             if as_text(typed) is None:
                 Context(scope, text_).need_number(typed, node.column, "a key")
             parts.append(_part(typed))
-        if len(parts) == 1:
-            (only,) = parts
-            return Extractor(lambda hit: (only(hit),))
-        return Extractor(lambda hit: tuple([part(hit) for part in parts]))
+        takes = [part.take() for part in parts]
+        if len(takes) == 1:
+            (only,) = takes
+            return Extractor(tuple(parts), lambda hit: (only(hit),))
+        return Extractor(tuple(parts), lambda hit: tuple([take(hit) for take in takes]))
 
     fitting = fit(text_, scopes, make, skip_unfit=skip_unfit)
     return Extraction(tuple(title for title, _ in nodes), fitting.made, fitting.unfit)
 
 
-def _part(node: Typed) -> Callable[[HitScope], Part]:
+def _part(node: Typed) -> KeyPart:
     if (string := as_text(node)) is not None:
-        return text(string)
-    take, kind = number(node), node.kind
+        return KeyPart(string)
+    kind = node.kind
     show: Callable[[int], Part] = int
     if isinstance(kind, PointerKind) or (isinstance(kind, IntKind) and kind.is_address):
         show = _error_or_address if isinstance(node, RetVal) else hex
     elif isinstance(kind, IntKind) and kind.is_bool:
         show = _truth
     elif isinstance(kind, IntKind) and kind.type and isinstance(enum := kind.type.resolve(), EnumType):
-        names = enum.names
-        return lambda hit: names.get(value := take(hit), value)
+        show = _Named(enum)
     elif isinstance(node, RetVal):
         show = _error_or_number
-    return lambda hit: show(take(hit))
+    return KeyPart(node, show)
+
+
+# An enumerator's name.
+@dataclass(frozen=True, slots=True)
+class _Named:
+    enum: EnumType
+
+    def __call__(self, value: int) -> Part:
+        return self.enum.names.get(value, value)
 
 
 def _truth(value: int) -> Part:

@@ -6,7 +6,7 @@ Rule: the number of keys is bounded. Once it is reached, hits with new keys are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from fprobe_gdb.errors import UsageError
 from fprobe_gdb.output.aggregate import Figures, Part, bar
@@ -48,17 +48,31 @@ class CountBy:
         if key is None:
             self.faults += 1
             return
-        figures = self._of.get(key)
-        if figures is None:
-            figures = self._other
-            if len(self._of) < self._max_keys:
-                figures = self._of[key] = Figures()
-        figures.add(value)
+        self._figures(key).add(value)
+
+    def merge(self, counts: Mapping[Key, int], *, other: int = 0, faults: int = 0) -> None:
+        """Take hits that somebody else has counted; the most frequent keys first, should not all have room.
+
+        :param other: hits with keys that nobody has told apart.
+        :param faults: hits without a key.
+        """
+        for key, count in sorted(counts.items(), key=lambda row: -row[1]):
+            self._figures(key).count += count
+        self._other.count += other
+        self.faults += faults
 
     @property
     def hits(self) -> int:
         """All hits that have a key, those in ``(other)`` too."""
         return sum(figures.count for figures in self._of.values()) + self._other.count
+
+    def _figures(self, key: Key) -> Figures:
+        figures = self._of.get(key)
+        if figures is None:
+            figures = self._other
+            if len(self._of) < self._max_keys:
+                figures = self._of[key] = Figures()
+        return figures
 
     def rows(self) -> list[tuple[Key, Figures]]:
         """All keys, the most frequent first, equally frequent ones in the order of the keys."""

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,6 +110,18 @@ class Histogram:
         index = self._buckets.index(value)
         self._counts[index] = self._counts.get(index, 0) + 1
         self.figures.add(value)
+
+    def merge(self, counts: Mapping[int, int], figures: Figures, *, faults: int = 0) -> None:
+        """Take numbers that somebody else has put into the same buckets.
+
+        :param counts: by index of the bucket.
+        :param figures: of all these numbers.
+        :param faults: hits without a number.
+        """
+        for index, count in counts.items():
+            self._counts[index] = self._counts.get(index, 0) + count
+        self.figures.merge(figures)
+        self.faults += faults
 
     def rows(self) -> list[tuple[Bucket, int]]:
         """All buckets from the lowest to the highest that has a count, empty ones between them too."""

@@ -38,7 +38,7 @@ from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
 from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
 from fprobe_gdb.dispatch.trampoline.record_flags import TaskFlags
 from fprobe_gdb.dispatch.trampoline.record_format import RecordForm, TaskNames
-from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
+from fprobe_gdb.dispatch.trampoline.recorder import Recorder, RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.tables import TableForm
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
@@ -515,11 +515,15 @@ class Kernel(GuestView):
         if isinstance(self._dispatch, TrampolineDispatch):
             dispatch = self._dispatch
             dispatch.stop_recording(probe)
-            if self.target.state is TargetState.STOPPED and dispatch.recorder.busy:
+            deadline = Deadline(_SETTLE_SEC)
+            while self.target.state is TargetState.STOPPED and dispatch.recorder.busy and not deadline.expired:
                 # Stopped within a pad: let it come to its end.
-                not_yet = iter([False])
-                self._run(Deadline(_SETTLE_SEC), lambda: next(not_yet, True) and not dispatch.recorder.waiting)
+                self._run_a_little(deadline, dispatch.recorder)
                 dispatch.recorder.count_lost(probe)
+
+    def _run_a_little(self, deadline: Deadline, recorder: Recorder) -> None:
+        not_yet = iter([False])
+        self._run(deadline, lambda: next(not_yet, True) and not recorder.waiting)
 
     def disable_recording(self, probe: RecordProbe) -> None:
         """Record nothing of a probe until :meth:`enable_recording`; its functions are as fast as without it meanwhile.

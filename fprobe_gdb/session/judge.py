@@ -27,7 +27,7 @@ from fprobe_gdb.output.aggregate_histogram import Histogram
 from fprobe_gdb.registers import Registers
 from fprobe_gdb.session.guest import Kernel
 
-__all__ = ["Judge", "Questions", "TraceHit"]
+__all__ = ["AskedSum", "Judge", "Questions", "TraceHit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +105,17 @@ class TraceHit:
     @property
     def caller(self) -> str:
         """The calling function's name."""
-        found = self._k.symbols.lookup(self.caller_ip)
-        return found[0].name if found else ""
+        return self._k.function_name(self.caller_ip)
 
 
-# One --hist or --count-by: what is taken of each call, and where it is added.
 @dataclass(frozen=True, slots=True)
-class _Sum:
+class AskedSum:
+    """One ``--hist`` or ``--count-by``: what is taken of each call, and where it is added."""
+
     text: str
-    is_hist: bool
     extractors: dict[int, Extractor[Any]]
-    add: Callable[..., None]
+    into: Histogram | CountBy
+    #: Taken at returns.
     at_exit: bool
 
 
@@ -147,26 +147,28 @@ class Judge:
         self.at_entry, self.at_exit = _filters(questions, entries, exits)
         #: What is printed at the end.
         self.aggregates: list[Histogram | CountBy] = []
-        self._sums: list[_Sum] = []
+        #: The same, with what they are made of.
+        self.sums: list[AskedSum] = []
         for text in (*questions.hist, *questions.count_by):
             # Behind a filter on returns only returns tell which calls count.
             at_exit = bool(self.at_exit) or needs_exit(text)
             self._add_sum(text, exits if at_exit else entries, at_exit, text in questions.hist)
         #: Calls that a filter kept out.
         self.kept_out = 0
-        if entry_only and (self.at_exit or any(one.at_exit for one in self._sums)):
+        if entry_only and (self.at_exit or any(one.at_exit for one in self.sums)):
             raise UsageError("--entry-only sees no returns, so nothing can be asked of return values or durations")
 
     def _add_sum(self, text: str, scopes: Mapping[int, Scope], at_exit: bool, is_hist: bool) -> None:
         if is_hist:
             histogram = Histogram(text)
             self.aggregates.append(histogram)
-            self._sums.append(_Sum(text, True, dict(compile_quantity(text, scopes).extractors), histogram.add, at_exit))
+            extractors: dict[int, Extractor[Any]] = dict(compile_quantity(text, scopes).extractors)
+            self.sums.append(AskedSum(text, extractors, histogram, at_exit))
         else:
             keys = compile_keys(text, scopes)
             count_by = CountBy(keys.titles)
             self.aggregates.append(count_by)
-            self._sums.append(_Sum(text, False, dict(keys.extractors), count_by.add, at_exit))
+            self.sums.append(AskedSum(text, dict(keys.extractors), count_by, at_exit))
 
     def extend(self, scopes: Mapping[int, Scope]) -> None:
         """Judge more functions: those of a module that is being loaded.
@@ -179,9 +181,10 @@ class Judge:
         if self.at_entry and at_entry:
             self.at_entry = _joined(self.at_entry, at_entry)
         self.at_exit = [_joined(one, more) for one, more in zip(self.at_exit, at_exit, strict=True)]
-        for one in self._sums:
+        for one in self.sums:
             wanted = exits if one.at_exit else scopes
-            made = compile_quantity(one.text, wanted) if one.is_hist else compile_keys(one.text, wanted)
+            is_hist = isinstance(one.into, Histogram)
+            made = compile_quantity(one.text, wanted) if is_hist else compile_keys(one.text, wanted)
             one.extractors.update(made.extractors)
 
     def lets_in(self, hit: TraceHit) -> bool:
@@ -198,9 +201,9 @@ class Judge:
 
     def add(self, hit: TraceHit) -> None:
         """Add up what is asked of this end of a call that is shown."""
-        for one in self._sums:
+        for one in self.sums:
             if one.at_exit == (hit.exit_regs is not None):
-                one.add(one.extractors[hit.ip](hit))
+                one.into.add(one.extractors[hit.ip](hit))
 
     @property
     def faults(self) -> int:

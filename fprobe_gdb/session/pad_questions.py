@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fprobe_gdb.dispatch.trampoline.pad_expr import AllOf, Asked, PadExpr
-from fprobe_gdb.errors import BtfError, NotCompiled, TypeLookupError
+from fprobe_gdb.errors import BtfError, TypeLookupError
 from fprobe_gdb.expr import Filter
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge
@@ -13,12 +13,10 @@ __all__ = ["asked_by", "guest_facts"]
 
 
 def asked_by(judge: Judge, facts: GuestFacts) -> dict[int, Asked]:
-    """What pads ask of each function's calls, by location.
+    """What pads ask of each function's calls, by location; but for what is added up (:mod:`.pad_sums`).
 
     :raise NotCompiled: they cannot.
     """
-    if judge.aggregates:
-        raise NotCompiled("--hist and --count-by are added up by handlers")
     asked = {}
     for ip, scope in judge.entries.items():
         entry = _all(Lowering(scope, ip, facts), ip, [judge.at_entry] if judge.at_entry else [])

@@ -11,12 +11,19 @@ from typing import Any, TypedDict
 
 from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
 from fprobe_gdb.dispatch.trampoline.record_flags import flags_of
-from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordKind, record_bits, record_ip
+from fprobe_gdb.dispatch.trampoline.record_format import (
+    FENTRY_BYTES,
+    Record,
+    RecordKind,
+    record_bits,
+    record_ip,
+)
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
 from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.events import (
+    Aggregate,
     ConsoleEvent,
     CpuFlags,
     EntryEvent,
@@ -27,12 +34,14 @@ from fprobe_gdb.events import (
     SummaryEvent,
 )
 from fprobe_gdb.kernel.values import GuestMemory, arguments, return_value
+from fprobe_gdb.output.aggregate_count_by import OTHER
 from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.output.summary import CallCounters, Durations, SummaryBuilder
 from fprobe_gdb.registers import ARGUMENT_REGISTERS
 from fprobe_gdb.session.calls_in_flight import CallsInFlight
 from fprobe_gdb.session.describe import describe_arguments, describe_result
 from fprobe_gdb.session.guest import Kernel
+from fprobe_gdb.session.pad_sums import PadSums
 from fprobe_gdb.session.tracefs_text import entry_text, return_text
 
 __all__ = ["RecordTracer"]
@@ -51,6 +60,7 @@ class RecordTracer:
     :param block: let the guest wait instead of losing records.
     :param asked: what is asked of each call, by location; see :func:`~fprobe_gdb.session.pad_questions.asked_by`.
     :param tracefs: also tell what only lines in tracefs' form have.
+    :param sums: what pads add up, with all that is asked: then nothing is recorded at all.
     """
 
     def __init__(
@@ -65,6 +75,7 @@ class RecordTracer:
         block: bool = False,
         asked: Mapping[int, Asked] | None = None,
         tracefs: bool = False,
+        sums: PadSums | None = None,
     ) -> None:
         self._k = k
         self._sink = sink
@@ -73,8 +84,9 @@ class RecordTracer:
         self._max_hits = max_hits
         self._quiet = quiet
         self._block = block
-        self._asked = asked
         self._is_tracefs = tracefs
+        self._asked = sums.asked if sums else asked
+        self._sums = sums
         self._shown = 0
         self._line = ""
         self._summary = SummaryBuilder()
@@ -124,6 +136,7 @@ class RecordTracer:
             block=self._block,
             ordered=not self._quiet,
             asked=self._asked,
+            tables=self._sums.tables if self._sums else None,
         )
 
     def output(self, data: bytes) -> None:
@@ -142,6 +155,7 @@ class RecordTracer:
             self._console(self._line, "command")
             self._line = ""
         self._add_counted()
+        aggregates = self._add_sums()
         self._tell_losses()
         summary = self._summary.build(
             host_ns=self._host_ns,
@@ -150,8 +164,11 @@ class RecordTracer:
             dispatch="trampoline (record)",
             cpus=len(self._k.target.vcpus),
         )
+        if self._sums:
+            # The host had nothing to do with them.
+            summary = replace(summary, host_ns_per_hit=None)
         if self._probe:
-            summary = replace(summary, kept_out=self._probe.kept_out, faults=self._probe.faults)
+            summary = replace(summary, kept_out=self._probe.kept_out, faults=self._probe.faults, aggregates=aggregates)
         self._sink.write(summary)
         return summary
 
@@ -209,6 +226,25 @@ class RecordTracer:
                 durations.setdefault(self._name(record_ip(word)), Durations()).merge(counts.scaled(1_000_000, khz))
         for func, of in counters.items():
             self._summary.add(func, of, durations.get(func))
+
+    # What pads have added up: the figures of the functions, and what was asked for.
+    def _add_sums(self) -> tuple[Aggregate, ...]:
+        if self._sums is None or self._probe is None:
+            return ()
+        counts, khz = self._probe.counts, self._k.tsc_khz
+        rows = [(self._func_at(site)[0], of) for site, of in counts.functions.items()]
+        for func, of in (*rows, (OTHER, counts.others)):
+            if of.hits or of.missed:
+                times = Durations(of.times.count, of.times.total, of.times.least, of.times.greatest)
+                calls = CallCounters(hits=of.hits, missed=of.missed, exits=of.exits)
+                self._summary.add(func, calls, times.scaled(1_000_000, khz) if khz else None)
+        self._sums.read(counts, self._func_at, self._k.function_name)
+        return self._sums.aggregates
+
+    # Name and location of a function, by where its location ends as pads see it.
+    def _func_at(self, site: int) -> tuple[str, int]:
+        ip = self._k.recorded_ip(site - FENTRY_BYTES)
+        return self._name(ip), ip
 
     def _take(self, records: Sequence[Record]) -> None:
         clock = self._k.record_times(records[-1].tsc)

@@ -107,6 +107,11 @@ class GuestView:
         """``"vfs_read+0x75"``, ``"dummy_xmit+0x10 [dummy]"``, or the bare address in hex."""
         return self.symbols_at(addr).symbolize(addr)
 
+    def function_name(self, addr: int) -> str:
+        """The name of the function that an address is in; "" where there is none."""
+        found = self.symbols_at(addr).lookup(addr)
+        return found[0].name if found else ""
+
     def symbols_at(self, addr: int) -> SymbolTable:
         """The symbols among which an address is: the kernel's, or those of the module that holds it."""
         module = None if self.symbols.covers(addr) else self._modules.at(addr)
