@@ -1,7 +1,7 @@
 """Machine code that adds to :mod:`~fprobe_gdb.dispatch.trampoline.tables`. Pure.
 
 It runs with preemption off, on tables of its CPU: only a hit that interrupts it can come in between, and comes to its
-end before. Whatever is changed is changed by one instruction, or by ``cmpxchg`` from what was seen before. Clobbers ax,
+end before. What is added up is changed by one instruction, or by ``cmpxchg`` from what was seen before. Clobbers ax,
 dx, r10 and r11.
 """
 
@@ -82,9 +82,10 @@ class TableCode:
 
         self.later(rarely)
 
-    # Where a chain ends: take a row, fill it, and hang it up in front of the chain that dx leads to.
+    # Where a chain ends: take a row, fill it, and hang it up in front of the chain that dx leads to. If a hit in
+    # between hangs one up there, no pad finds that one again; the host does.
     def _new_row(self, table: RowTable, key: Sequence[Mem], found: str) -> None:
-        asm, full, hang = self.asm, self._label(), self._label()
+        asm, full = self.asm, self._label()
         asm.movl_imm("ax", table.row_bytes)
         asm.xadd(at("r10", table.at + RowTable.USED), "ax")
         asm.cmp_imm("ax", (table.rows - 1) * table.row_bytes)
@@ -96,10 +97,8 @@ class TableCode:
         if table.has_times:
             asm.mov_imm(at("r11", table.values_at + CallRow.TIMES + SeriesWord.LEAST), -1)
         asm.mov("ax", at("dx"))
-        asm.label(hang)
         asm.mov(at("r11"), "ax")
-        asm.cmpxchg(at("dx"), "r11")
-        asm.jcc("ne", hang)
+        asm.mov(at("dx"), "r11")
         asm.jmp(found)
         asm.label(full)
         asm.lea("r11", at("r10", table.others_at))

@@ -6,7 +6,8 @@ that was called, and the tables that it was given: counts by a key, and histogra
 
 A table of rows is a hash table of a bounded number of rows. Rows are taken one behind the other, and hang in chains,
 one for each hash. A hit that interrupts a pad which is about to hang up a new row may hang up another one of the same
-key: the host adds rows of one key. What finds no row left is added to the row of the others, so no call is forgotten.
+key, or one that no pad finds again: the host looks at all rows that were taken, and adds those of one key. What finds
+no row left is added to the row of the others, so no call is forgotten.
 """
 
 from __future__ import annotations
