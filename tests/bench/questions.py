@@ -1,6 +1,7 @@
-"""``python -m tests.bench.questions``: what it costs to ask something of each call, for whom the answer is always no.
+"""``python -m tests.bench.questions``: what it costs to ask something of each call, for whom the answer is always no,
+and to add up something of each call.
 
-The same is asked by the guest's own filters of kprobe events, by pads, and by handlers.
+The same is asked by the guest's own filters and histograms of kprobe events, by pads, and by handlers.
 """
 
 from __future__ import annotations
@@ -17,15 +18,31 @@ from rich.console import Console
 from fprobe_gdb.output.base import AnyEvent
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.pad_questions import asked_by, guest_facts
+from fprobe_gdb.session.pad_sums import pad_sums
 from fprobe_gdb.session.tracer import Tracer
 from tests.bench.guests import FUNCTION
 from tests.bench.loops import NOTHING, READS, Guest, Times, Way, booted, measure, spread, table
 
 TRACING = "/sys/kernel/tracing"
 ENTRY, NAME, RETURN = "count == 2", 'file->f_path.dentry->d_name.name == "full"', "retval < 0"
+BY_PID, BY_RETURN, TIMES = "--count-by pid", "--count-by retval", "--hist duration"
 GUEST_ENTRY, GUEST_RETURN = "kprobe event, filter", "kretprobe event, filter"
+GUEST_BY_PID, GUEST_BY_RETURN = "kprobe event, hist by pid", "kretprobe event, hist by return value"
+QUESTIONS = {text: Questions(filter=text) for text in (ENTRY, NAME, RETURN)} | {
+    BY_PID: Questions(count_by=("pid",)),
+    BY_RETURN: Questions(count_by=("retval",)),
+    TIMES: Questions(hist=("duration",)),
+}
 #: Which way of the guest's each of ours is compared with.
-AGAINST = {ENTRY: GUEST_ENTRY, NAME: GUEST_ENTRY, RETURN: GUEST_RETURN}
+AGAINST = {
+    ENTRY: GUEST_ENTRY,
+    NAME: GUEST_ENTRY,
+    RETURN: GUEST_RETURN,
+    BY_PID: GUEST_BY_PID,
+    BY_RETURN: GUEST_BY_RETURN,
+    TIMES: GUEST_BY_RETURN,
+}
+_WITH_RETURNS = (RETURN, BY_RETURN, TIMES)
 
 
 class Nowhere:
@@ -52,40 +69,52 @@ class Asking:
         yield
 
     @contextmanager
-    def own_event(self, definition: str, filter_: str) -> Iterator[None]:
-        """The guest's own event, which its filter drops."""
+    def own_event(self, definition: str, filter_: str = "", hist: str = "") -> Iterator[None]:
+        """The guest's own event, which its filter drops, or which only its histogram sees."""
         event = "events/kprobes/asked"
-        self._guest.do(
-            f"cd {TRACING} && echo '{definition}' >dynamic_events && echo '{filter_}' >{event}/filter && "
-            f"echo 1 >{event}/enable && echo 1 >tracing_on"
-        )
+        what = f"echo '{filter_}' >{event}/filter && echo 1 >{event}/enable"
+        if hist:
+            # A trigger alone writes nothing into the buffer.
+            what = f"echo 'hist:keys={hist}' >{event}/trigger"
+        self._guest.do(f"cd {TRACING} && echo '{definition}' >dynamic_events && {what} && echo 1 >tracing_on")
         yield
-        self._guest.do(f"cd {TRACING} && echo 0 >tracing_on && echo 0 >{event}/enable && : >dynamic_events && : >trace")
+        end = f"echo '!hist:keys={hist}' >{event}/trigger" if hist else f"echo 0 >{event}/enable"
+        self._guest.do(f"cd {TRACING} && echo 0 >tracing_on && {end} && : >dynamic_events && : >trace")
 
     @contextmanager
-    def by_pads(self, filter_: str) -> Iterator[None]:
-        """A pad that answers no."""
-        asked = asked_by(self._judge(filter_), guest_facts(self._k))
+    def by_pads(self, text: str) -> Iterator[None]:
+        """A pad that answers no, or adds up."""
+        judge, facts = self._judge(text), guest_facts(self._k)
+        asked, tables = asked_by(judge, facts), None
+        if judge.sums:
+            sums = pad_sums(judge, facts, asked)
+            asked, tables = dict(sums.asked), sums.tables
         probe = self._k.record(
-            self._ips, lambda batch: None, entry_only=filter_ != RETURN, ordered=False, block=True, asked=asked
+            self._ips,
+            lambda batch: None,
+            entry_only=text not in _WITH_RETURNS,
+            ordered=False,
+            block=True,
+            asked=asked,
+            tables=tables,
         )
         yield
         self._k.stop_recording(probe)
-        assert probe.kept_out > 1000
+        assert (probe.hits if judge.sums else probe.kept_out) > 1000
         click.echo(f"  {probe.hits:,} hits, {probe.kept_out:,} kept out, {probe.faults:,} faults", err=True)
 
     @contextmanager
-    def by_handlers(self, filter_: str) -> Iterator[None]:
-        """A handler that answers no."""
-        judge = self._judge(filter_)
-        tracer = Tracer(self._k, Nowhere(), judge=judge, entry_only=filter_ != RETURN)
+    def by_handlers(self, text: str) -> Iterator[None]:
+        """A handler that answers no, or adds up."""
+        judge = self._judge(text)
+        tracer = Tracer(self._k, Nowhere(), judge=judge, entry_only=text not in _WITH_RETURNS)
         tracer.register(self._ips)
         yield
         tracer.unregister()
-        assert judge.kept_out > 1000
+        assert (tracer.fprobe.hits if judge.sums else judge.kept_out) > 1000
 
-    def _judge(self, filter_: str) -> Judge:
-        return Judge(Questions(filter=filter_), self._k.knowledge, self._ips, self._k.records.name_at)
+    def _judge(self, text: str) -> Judge:
+        return Judge(QUESTIONS[text], self._k.knowledge, self._ips, self._k.records.name_at)
 
 
 def in_the_guest(asking: Asking) -> dict[str, Way]:
@@ -94,6 +123,8 @@ def in_the_guest(asking: Asking) -> dict[str, Way]:
         NOTHING: asking.nothing,
         GUEST_ENTRY: lambda: asking.own_event(f"p:asked {FUNCTION} count=%dx:u64", "count==2"),
         GUEST_RETURN: lambda: asking.own_event(f"r:asked {FUNCTION} ret=$retval:s64", "ret<0"),
+        GUEST_BY_PID: lambda: asking.own_event(f"p:asked {FUNCTION}", hist="common_pid"),
+        GUEST_BY_RETURN: lambda: asking.own_event(f"r:asked {FUNCTION} ret=$retval:s64", hist="ret"),
     }
     return ways | {f"pad: {text}": partial(asking.by_pads, text) for text in AGAINST}
 
@@ -110,7 +141,7 @@ def on_the_host(asking: Asking) -> dict[str, Way]:
 @click.option("--reads", default=400_000, show_default=True, type=click.IntRange(1))
 @click.option("--kernel", default="6.1", show_default=True)
 def main(guests: int, rounds: int, reads: int, kernel: str) -> None:
-    """Measure what a question costs that is asked at each call of vfs_read."""
+    """Measure what a question costs that is asked at each call of vfs_read, and what a sum costs."""
     cheap: dict[str, Times] = defaultdict(Times)
     dear: dict[str, Times] = defaultdict(Times)
     handled = reads // 100
