@@ -113,11 +113,6 @@ class ZoneLoans:
         root = self._symbols.addresses(_ROOT)
         if not root or not self._symbols.addresses(_DIRECTORY):
             raise ZoneError("this kernel's symbols do not tell where its page tables are")
-        # Under page table isolation the page behind the root is the one for user mode, and maps the entry code.
-        if self._symbols.size(root[0]) >= 2 * PAGE_BYTES:
-            entry = int.from_bytes(self._read(root[0] + 2 * PAGE_BYTES - 8, 8), "little")
-            if entry & PRESENT:
-                raise ZoneError("the guest isolates its page tables (boot it with nopti)")
 
     # Have so many pieces allocated, and marked at once. Returns a page table root that maps them.
     def _allocate(self, ram: GuestRam, handles: list[int], count: int) -> int:

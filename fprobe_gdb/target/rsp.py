@@ -42,6 +42,10 @@ _BREAKPOINT_TYPE = {BreakpointKind.SOFTWARE: 0, BreakpointKind.HARDWARE: 1}
 # Packets in flight at once: their replies have to fit into the socket's buffer while we still send.
 _WRITE_BATCH = 512
 _STOP_SEC = 10.0
+# Of cr3 under page table isolation: the root for user mode is the page behind the kernel's, and has a PCID of its own
+# (arch/x86/include/asm/processor-flags.h, X86_CR3_PTI_PCID_USER_BIT; arch/x86/entry/calling.h).
+_USER_ROOT = 1 << 12
+_USER_PCID = 1 << 11
 
 
 class RspTarget(ConnectedTarget):
@@ -65,6 +69,9 @@ class RspTarget(ConnectedTarget):
         self._selected: int | None = None
         self._unchecked: list[tuple[Request, Callable[[bytes], None]]] = []
         self._interrupted = False
+        #: Whether the guest's kernel isolates its page tables. Then memory is seen with the kernel's, also through a
+        #: vCPU that is in user mode and has others.
+        self.isolated = False
         try:
             with self._lost_on_close():
                 self._handshake()
@@ -84,20 +91,20 @@ class RspTarget(ConnectedTarget):
     def read_many(self, requests: Sequence[tuple[int, int]], *, vcpu: int = 0) -> list[bytes | MemoryFault]:
         """Read several pieces in one pipelined exchange."""
         self._need_stopped("reading memory")
-        self._select_later(self._known(vcpu))
-        return self._read_pieces(requests)
+        reads = self._reads(requests)
+        self._exchange_as_kernel(self._known(vcpu), _all(reads))
+        return _joined_all(requests, reads)
 
     def write_memory(self, addr: int, data: bytes, *, vcpu: int = 0) -> None:
         """Write guest virtual memory. One pipelined exchange, whatever the size."""
         self._need_stopped("writing memory")
         check_range(addr, len(data))
-        self._select_later(self._known(vcpu))
         writes = [
             Request(b"M%x,%x:%b" % (addr + at, len(piece), piece.hex().encode()))
             for at in range(0, len(data), self._chunk_bytes)
             for piece in [data[at : at + self._chunk_bytes]]
         ]
-        for reply in self._exchange(*writes):
+        for reply in self._exchange_as_kernel(self._known(vcpu), writes):
             if reply.startswith(b"E"):
                 raise MemoryFault(addr, len(data), "write")
             check_ok(reply, "writing memory")
@@ -105,13 +112,12 @@ class RspTarget(ConnectedTarget):
     def write_many(self, requests: Sequence[tuple[int, bytes]], *, vcpu: int = 0) -> None:
         """Write several pieces, of at most half a packet each, in pipelined exchanges."""
         self._need_stopped("writing memory")
-        self._select_later(self._known(vcpu))
         for begin in range(0, len(requests), _WRITE_BATCH):
             batch = requests[begin : begin + _WRITE_BATCH]
             for addr, data in batch:
                 check_range(addr, len(data))
             writes = [Request(b"M%x,%x:%b" % (addr, len(data), data.hex().encode())) for addr, data in batch]
-            for (addr, data), reply in zip(batch, self._exchange(*writes), strict=True):
+            for (addr, data), reply in zip(batch, self._exchange_as_kernel(self._known(vcpu), writes), strict=True):
                 if reply.startswith(b"E"):
                     raise MemoryFault(addr, len(data), "write")
                 check_ok(reply, "writing memory")
@@ -120,7 +126,10 @@ class RspTarget(ConnectedTarget):
         """Read guest physical memory, device registers included. QEMU reads zeros where nothing answers."""
         self._need_stopped("reading physical memory")
         self._queue(b"Qqemu.PhyMemMode:1", lambda reply: check_ok(reply, "switching to physical memory"))
-        (data,) = self._read_pieces([(addr, size_bytes)], tail=b"Qqemu.PhyMemMode:0")
+        reads = self._reads([(addr, size_bytes)])
+        *_, virtual = self._exchange(*_all(reads), Request(b"Qqemu.PhyMemMode:0"))
+        check_ok(virtual, "switching to virtual memory")
+        (data,) = _joined_all([(addr, size_bytes)], reads)
         if isinstance(data, MemoryFault):
             raise data
         return data
@@ -359,21 +368,36 @@ class RspTarget(ConnectedTarget):
             for vcpu, request in reads.items():
                 self._registers[vcpu] = self._layout.parse_g(request.reply or b"")
 
-    def _read_pieces(self, pieces: Sequence[tuple[int, int]], tail: bytes = b"") -> list[bytes | MemoryFault]:
-        reads: list[list[Request]] = []
+    # Requests for each piece.
+    def _reads(self, pieces: Sequence[tuple[int, int]]) -> list[list[Request]]:
+        reads = []
         for addr, size_bytes in pieces:
             check_range(addr, size_bytes)
-            reads.append(
-                [
-                    Request(b"m%x,%x" % (addr + at, min(self._chunk_bytes, size_bytes - at)))
-                    for at in range(0, size_bytes, self._chunk_bytes)
-                ]
-            )
-        last = [Request(tail)] if tail else []
-        replies = self._exchange(*(request for piece in reads for request in piece), *last)
-        if tail:
-            check_ok(replies[-1], tail.decode())
-        return [joined(addr, size_bytes, piece) for (addr, size_bytes), piece in zip(pieces, reads, strict=True)]
+            begins = range(0, size_bytes, self._chunk_bytes)
+            reads.append([Request(b"m%x,%x" % (addr + at, min(self._chunk_bytes, size_bytes - at))) for at in begins])
+        return reads
+
+    # An exchange about memory of a vCPU. Page tables that it lends for it are its own again behind it.
+    def _exchange_as_kernel(self, vcpu: int, requests: Sequence[Request]) -> list[bytes]:
+        root = self.registers(vcpu)["cr3"] if self.isolated else 0
+        self._select_later(vcpu)
+        if not root & _USER_ROOT:
+            return self._exchange(*requests)
+        lend, give_back = (
+            Request(self._layout.write_packet("cr3", value)) for value in (root & ~(_USER_ROOT | _USER_PCID), root)
+        )
+        lent, *replies, given_back = self._exchange(lend, *requests, give_back)
+        check_ok(lent, "writing register cr3")
+        check_ok(given_back, "writing register cr3")
+        return replies
+
+
+def _all(reads: Sequence[Sequence[Request]]) -> list[Request]:
+    return [request for piece in reads for request in piece]
+
+
+def _joined_all(pieces: Sequence[tuple[int, int]], reads: Sequence[Sequence[Request]]) -> list[bytes | MemoryFault]:
+    return [joined(addr, size_bytes, piece) for (addr, size_bytes), piece in zip(pieces, reads, strict=True)]
 
 
 # Type 4 is a watchpoint for reads and writes.

@@ -8,6 +8,7 @@ import pytest
 
 from emu.deadline import Deadline
 from fprobe_gdb.errors import BreakpointRefused, ProtocolError, TargetError, TargetLost, TransportTimeout, WaitTimeout
+from fprobe_gdb.registers import REGISTERS
 from fprobe_gdb.target.base import BreakpointKind, Stop, StopKind, TargetState
 from fprobe_gdb.target.rsp import RspTarget
 from fprobe_gdb.transport.rsp import frame
@@ -65,6 +66,30 @@ def test_writes_leave_with_the_resume_and_nothing_after_it(stub: ScriptedStub) -
     target.resume()
     assert target.wait(Deadline(5)) == Stop(StopKind.BREAKPOINT, 0)
     assert stub.seen[before:] == [b"Z0,1000,1", b"Hg1", b"P10=0510000000000000", b"vCont;c"]
+
+
+@pytest.mark.parametrize(
+    ("isolated", "root", "lent"), [(True, 0x12345801, 0x12344001), (True, 0x12344001, 0), (False, 0x12345000, 0)]
+)
+def test_memory_is_seen_with_the_kernels_page_tables(stub: ScriptedStub, isolated: bool, root: int, lent: int) -> None:
+    """And the vCPU has its own again before anything else is asked."""
+    number = REGISTERS.index("cr3")
+    values = [root if name == "cr3" else 0 for name in REGISTERS]
+    stub.answers[b"g"] = b"".join(value.to_bytes(8, "little") for value in values).hex().encode()
+    stub.answers[b"M"] = b"OK"
+    target = RspTarget(stub.client)
+    target.isolated = isolated
+
+    def of_root(value: int) -> list[bytes]:
+        return [b"P%x=%b" % (number, value.to_bytes(8, "little").hex().encode())] if lent else []
+
+    target.registers(0)
+    before = len(stub.seen)
+    assert target.read_many([(0x1000, 1), (0x2000, 1)]) == [b"\0", b"\0"]
+    target.write_memory(0x1000, b"\1")
+    target.write_many([(0x1000, b"\2")])
+    wanted = [[b"m1000,1", b"m2000,1"], [b"M1000,1:01"], [b"M1000,1:02"]]
+    assert stub.seen[before:] == [word for words in wanted for word in (*of_root(lent), *words, *of_root(root))]
 
 
 def test_a_refused_breakpoint_that_left_with_the_resume_stops_the_guest(stub: ScriptedStub) -> None:
