@@ -89,6 +89,7 @@ from fprobe_gdb.session.trampolines import (
 )
 from fprobe_gdb.session.view import GuestView
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
+from fprobe_gdb.target.rsp import RspTarget
 from images.progress import Report
 
 __all__ = ["Kernel"]
@@ -672,14 +673,9 @@ class Kernel(GuestView):
 
     # What KASLR has added. A vCPU in user mode under page table isolation does not see the kernel: give it some time.
     def _find_slide(self) -> int | None:
-        image, symbols = self.knowledge.image, self.knowledge.symbols
         deadline = Deadline(_KERNEL_MODE_SEC)
         while True:
-            found = (
-                find_slide(image, symbols, lambda places: self.target.read_many(places, vcpu=vcpu))  # noqa: B023
-                for vcpu in self.target.vcpus
-            )
-            slide = next((slide for slide in found if slide is not None), None)
+            slide = self._slide_now()
             in_user_mode = all(ip < _KERNEL_HALF for ip in self.target.instruction_pointers())
             if slide is not None or not in_user_mode or deadline.expired:
                 return slide
@@ -688,6 +684,22 @@ class Kernel(GuestView):
                 self.target.wait(Deadline(_A_WHILE_SEC))
                 continue
             stop_guest(self.target)
+
+    # The same now. Our own client of the remote protocol can have such a vCPU see the kernel, if that is what it is.
+    def _slide_now(self) -> int | None:
+        target = self.target
+        for isolated in (False, True) if isinstance(target, RspTarget) else (False,):
+            if isinstance(target, RspTarget):
+                target.isolated = isolated
+            for vcpu in target.vcpus:
+                slide = find_slide(
+                    self.knowledge.image,
+                    self.knowledge.symbols,
+                    lambda places: target.read_many(places, vcpu=vcpu),  # noqa: B023
+                )
+                if slide is not None:
+                    return slide
+        return None
 
     # The kernel is known to be so far from its link addresses.
     def _move(self, slide: int) -> None:
