@@ -118,7 +118,7 @@ def find_ram(pid: int, target: Target) -> GuestRam:
         mappings = parse_maps(Path(f"/proc/{pid}/maps").read_text())
     except OSError as error:
         raise _refused(pid, "maps", error) from error
-    why = "none is large enough"
+    whys = []
     fitting = sorted((found for found in mappings if found.size_bytes >= layout.size_bytes), key=_by_size)
     for mapping in fitting:
         for at in sorted({mapping.stop - layout.size_bytes, mapping.start}, reverse=True):
@@ -129,8 +129,10 @@ def find_ram(pid: int, target: Target) -> GuestRam:
             if not why:
                 return ram
             ram.close()
+            whys.append(f"not the {mapping.size_bytes >> 20} MiB at {at:#x}: {why}")
     raise RamOutOfReach(
-        f"process {pid} has no memory that holds what the guest's RAM holds ({why}); is it not its QEMU?"
+        f"process {pid} has no memory that holds what the guest's RAM holds "
+        f"({'; '.join(whys) or 'none is large enough'}); is it not its QEMU?"
     )
 
 
