@@ -36,7 +36,7 @@ WAYS = [
 class Recorder:
     """An fprobe on one function that pairs each exit with its own entry, by what entry_data carried over."""
 
-    def __init__(self, k: Kernel, function: str) -> None:
+    def __init__(self, k: Kernel, function: str, *, flags: int = 0) -> None:
         self._k = k
         self.entries: list[tuple[int, int, int]] = []
         self.retvals: list[int] = []
@@ -44,8 +44,10 @@ class Recorder:
         self.depth: dict[int, int] = defaultdict(int)
         self.deepest = 0
         # More nodes than any workload needs: by default two on a uniprocessor, and recursion would be missed.
-        self.fprobe = Fprobe(self._on_entry, self._on_exit, entry_data_size=8, nr_maxactive=64, name=function)
-        k.register_fprobe_syms(self.fprobe, [function])
+        self.fprobe = Fprobe(
+            self._on_entry, self._on_exit, entry_data_size=8, nr_maxactive=64, name=function, flags=flags
+        )
+        k.register_fprobe(self.fprobe, function)
 
     def _on_entry(self, fp: Fprobe, ip: int, ret_ip: int, regs: PtRegs, data: bytearray | None) -> None:
         assert data is not None
