@@ -27,6 +27,7 @@ from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.pad_questions import asked_by, guest_facts
 from fprobe_gdb.session.pad_sums import pad_sums
+from fprobe_gdb.session.record_sums import need_recorded
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.tracer import Tracer
@@ -234,9 +235,10 @@ def _recorder(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None
     asked = asked_by(judge, facts) if judge and facts else None
     sums = None
     if judge and facts and asked and judge.sums:
-        if not request.quiet:
-            raise NotCompiled("--hist and --count-by are added up by handlers where each call is shown")
-        sums = pad_sums(judge, facts, asked)
+        if request.quiet:
+            sums = pad_sums(judge, facts, asked)
+        else:
+            need_recorded(judge, decided=bool(judge.at_exit), has_names=facts.task is not None)
     return RecordTracer(
         k,
         sink,
@@ -248,6 +250,7 @@ def _recorder(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None
         tracefs=request.tracefs,
         asked=asked,
         sums=sums,
+        judge=judge if judge and judge.sums and not sums else None,
     )
 
 

@@ -6,12 +6,13 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from fprobe_gdb.errors import BtfError, TypeLookupError, UsageError
 from fprobe_gdb.expr import (
     Extractor,
     Filter,
+    HitScope,
     Scope,
     compile_filter,
     compile_keys,
@@ -119,6 +120,15 @@ class AskedSum:
     at_exit: bool
 
 
+class SummedHit(HitScope, Protocol):
+    """A hit of which something is added up.
+
+    ``exit_regs`` are None at an entry.
+    """
+
+    exit_regs: Registers | None
+
+
 class Judge:
     """Filters and sums of one trace, compiled for its functions before anything is planted.
 
@@ -199,7 +209,7 @@ class Judge:
         self.kept_out += not passed
         return passed
 
-    def add(self, hit: TraceHit) -> None:
+    def add(self, hit: SummedHit) -> None:
         """Add up what is asked of this end of a call that is shown."""
         for one in self.sums:
             if one.at_exit == (hit.exit_regs is not None):

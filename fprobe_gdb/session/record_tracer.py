@@ -41,7 +41,9 @@ from fprobe_gdb.registers import ARGUMENT_REGISTERS
 from fprobe_gdb.session.calls_in_flight import CallsInFlight
 from fprobe_gdb.session.describe import describe_arguments, describe_result
 from fprobe_gdb.session.guest import Kernel
+from fprobe_gdb.session.judge import Judge
 from fprobe_gdb.session.pad_sums import PadSums
+from fprobe_gdb.session.record_sums import RecordHit
 from fprobe_gdb.session.tracefs_text import entry_text, return_text
 
 __all__ = ["RecordTracer"]
@@ -61,6 +63,7 @@ class RecordTracer:
     :param asked: what is asked of each call, by location; see :func:`~fprobe_gdb.session.pad_questions.asked_by`.
     :param tracefs: also tell what only lines in tracefs' form have.
     :param sums: what pads add up, with all that is asked: then nothing is recorded at all.
+    :param judge: has what is to be added up of records that are shown; see :mod:`.record_sums`.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class RecordTracer:
         asked: Mapping[int, Asked] | None = None,
         tracefs: bool = False,
         sums: PadSums | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self._k = k
         self._sink = sink
@@ -87,6 +91,7 @@ class RecordTracer:
         self._is_tracefs = tracefs
         self._asked = sums.asked if sums else asked
         self._sums = sums
+        self._judge = judge
         self._shown = 0
         self._line = ""
         self._summary = SummaryBuilder()
@@ -229,6 +234,8 @@ class RecordTracer:
 
     # What pads have added up: the figures of the functions, and what was asked for.
     def _add_sums(self) -> tuple[Aggregate, ...]:
+        if self._judge:
+            return tuple(self._judge.aggregates)
         if self._sums is None or self._probe is None:
             return ()
         counts, khz = self._probe.counts, self._k.tsc_khz
@@ -267,14 +274,17 @@ class RecordTracer:
         match record.kind:
             case RecordKind.ENTRY:
                 self._write(self._entry(record, clock.at_ns(record.tsc), self._in_flight.entry(record)))
+                self._add(record)
                 self._shown += 1
             case RecordKind.EXIT if self.probe.form.decided:
                 # Which calls are around it is not known: they have not been decided.
                 self._write(self._entry(record, clock.at_ns(record.entered_tsc), 0))
-                self._write(self._exit(record, clock, 0))
+                self._write(leave := self._exit(record, clock, 0))
+                self._add(record, leave.duration_ns)
                 self._shown += 1
             case RecordKind.EXIT:
-                self._write(self._exit(record, clock, self._in_flight.exit(record)))
+                self._write(leave := self._exit(record, clock, self._in_flight.exit(record)))
+                self._add(record, leave.duration_ns)
             case RecordKind.MISSED:
                 where = self._where(record, clock.at_ns(record.tsc))
                 depth = self._in_flight.depth(record.task)
@@ -290,6 +300,12 @@ class RecordTracer:
     def _write(self, event: EntryEvent | ExitEvent | MissedEvent) -> None:
         self._summary.write(event)
         self._sink.write(event)
+
+    # To be added up, once the call is shown.
+    def _add(self, record: Record, duration_ns: int | None = None) -> None:
+        if self._judge:
+            hit = RecordHit(self._k, self._memory, record, record.ip, self._name(record.ip), duration_ns)
+            self._judge.add(hit)
 
     def _where(self, record: Record, time_ns: int) -> tuple[str, int, int, int, int, int]:
         return self._name(record.ip), record.ip, record.ret_ip, record.cpu, record.task, time_ns

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 
 from fprobe_gdb import Kernel
-from fprobe_gdb.events import SummaryEvent
+from fprobe_gdb.errors import NotCompiled
+from fprobe_gdb.events import EntryEvent, SummaryEvent
 from fprobe_gdb.output.aggregate_count_by import CountBy
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.pad_questions import asked_by, guest_facts
 from fprobe_gdb.session.pad_sums import pad_sums
+from fprobe_gdb.session.record_sums import need_recorded
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.selection import select
 from fprobe_gdb.session.tracer import Tracer
@@ -81,6 +84,38 @@ def test_pads_add_up_what_handlers_do(guest: Callable[..., Kernel], kernel: str,
     assert counts(found) == counts(expected)
     assert found.hits + found.kept_out == CALLS
     assert [one.as_dict() for one in found.aggregates] == [one.as_dict() for one in expected.aggregates]
+
+
+@pytest.mark.parametrize(
+    "questions",
+    [
+        Questions(count_by=("func", "comm", "caller, pid > 0", "ip", "mode"), hist=("len", "offset - 8192")),
+        Questions(count_by=("retval", "comm, caller"), hist=("retval", "duration > 0")),
+        Questions(filter="retval < 0", count_by=("offset, retval, mode",), hist=("len", "retval")),
+    ],
+    ids=str,
+)
+def test_records_that_are_shown_are_added_up(guest: Callable[..., Kernel], questions: Questions) -> None:
+    k = guest(kernel="6.1", smp=2, dispatch="trampoline")
+    ips = list(select(k.records, ["vfs_fallocate"]))
+    expected = by_handlers(k, ips, questions, f"workload args {CALLS}")
+    judge, sink = Judge(questions, k.knowledge, ips, k.records.name_at), ListSink()
+    need_recorded(judge, decided=bool(judge.at_exit), has_names=True)
+    tracer = RecordTracer(k, sink, asked=asked_by(judge, guest_facts(k)), judge=judge)
+    tracer.register(ips)
+    found = add_up(k, tracer, f"workload args {CALLS}")
+    assert counts(found) == counts(expected)
+    assert len([event for event in sink.events if isinstance(event, EntryEvent)]) == found.hits
+    assert [one.as_dict() for one in found.aggregates] == [one.as_dict() for one in expected.aggregates]
+
+
+@pytest.mark.parametrize("text", ["file->f_op", "tgid", "mode, retval", "task->pid", "$reg.bx"])
+def test_what_is_not_in_records(guest: Callable[..., Kernel], text: str) -> None:
+    k = guest(kernel="6.1", smp=2, dispatch="trampoline")
+    ips = list(select(k.records, ["vfs_fallocate"]))
+    judge = Judge(Questions(count_by=(text,)), k.knowledge, ips, k.records.name_at)
+    with pytest.raises(NotCompiled, match="is not in records"):
+        need_recorded(judge, decided=False, has_names=True)
 
 
 def test_each_way_of_showing_a_word(guest: Callable[..., Kernel]) -> None:
@@ -185,6 +220,19 @@ def test_the_command_lets_pads_add_up(tmp_path: Path, include: str) -> None:
     assert set(rows) == {str(CALLS)}
     (total,) = [line.split()[1] for line in outcome.lines if line.startswith("calls: ")]
     assert any(line.startswith(f"@$func: {total} hits, ") for line in outcome.lines)
+
+
+def test_the_command_adds_up_what_it_shows(tmp_path: Path) -> None:
+    arguments = ("trace", "--backend", "rsp", "-i", "vfs_fallocate", "-f", "jsonl", "--record", "--hist", "len")
+    outcome = run_tool(*arguments, "--count-by", "retval", "--", f"workload args {CALLS}", tmp=tmp_path)
+    assert outcome.status == 0, outcome.err
+    events = [json.loads(line) for line in outcome.lines]
+    assert [event["type"] for event in events].count("entry") == CALLS
+    summary = events[-1]
+    assert summary["dispatch"] == "trampoline (record)"
+    lengths, by_retval = summary["aggregates"]
+    assert lengths["sum"] == sum(8192 + number for number in range(CALLS))
+    assert {row["key"][0]: row["count"] for row in by_retval["rows"]} == {0: CALLS // 2, "-EOPNOTSUPP": CALLS // 2}
 
 
 def test_the_command_says_why_pads_do_not(tmp_path: Path) -> None:
