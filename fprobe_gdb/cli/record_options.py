@@ -27,7 +27,7 @@ def record_options(function: F) -> F:
         "--record/--no-record",
         default=None,
         help="Let the guest record calls by itself, ten times as cheap as a handler: pointers are just numbers. "
-        "With -f summary, --hist and --count-by are added up there, too. "
+        "With -f summary, --hist and --count-by are added up there, too; else from what is recorded. "
         f"Default: for more than {RECORD_FROM} functions, and for --filter and the like with -f summary.",
     )(function)
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from fprobe_gdb.session.record_sums import need_recorded
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.selection import select
 from fprobe_gdb.session.tracer import Tracer
+from tests.integration.guest_tracer import GROUP, TRACING
 from tests.integration.list_sink import ListSink
 from tests.integration.tool import run_tool
 
@@ -158,6 +160,27 @@ def test_known_counts_of_two_busy_cpus(guest: Callable[..., Kernel], kernel: str
     assert duration["count"] == found.exits == found.hits == 4 * READS
     assert duration["min"] == min(of.min_ns for of in times.values() if of.min_ns is not None)
     assert duration["max"] == max(of.max_ns for of in times.values() if of.max_ns is not None)
+
+
+def test_the_guests_own_histogram(guest: Callable[..., Kernel]) -> None:
+    """Of a kprobe event at the same location, so that the pads are behind a stub."""
+    k = guest(kernel="6.1", smp=2, dispatch="trampoline")
+    trigger = f"{TRACING}/events/{GROUP}/asked/trigger"
+    begin = f"echo 'p:{GROUP}/asked vfs_read' >>{TRACING}/dynamic_events && echo hist:keys=common_pid >{trigger}"
+    assert k.shell(begin).status == 0
+    dd = f"dd if=/dev/zero of=/dev/null bs=1 count={READS} 2>/dev/null"
+    ips = list(select(k.records, ["vfs_read"]))
+    found = by_pads(k, ips, Questions(count_by=("func, pid",)), f"{dd} & {dd}; wait")
+    end = f"echo '!hist:keys=common_pid' >{trigger} && echo '-:{GROUP}/asked' >>{TRACING}/dynamic_events"
+    result = k.shell(f"cat {TRACING}/events/{GROUP}/asked/hist && {end}")
+    assert result.status == 0
+    own = re.findall(r"common_pid: +(\d+) \} hitcount: +(\d+)", result.text)
+    (by_pid,) = found.aggregates
+    assert isinstance(by_pid, CountBy)
+    # Others read before and behind, too.
+    ours = {key: of.count for key, of in by_pid.rows() if of.count >= READS}
+    assert ours == {("vfs_read", int(pid)): int(count) for pid, count in own if int(count) >= READS}
+    assert len(ours) == 2
 
 
 def test_more_keys_than_there_are_rows(guest: Callable[..., Kernel]) -> None:
