@@ -563,12 +563,14 @@ class Kernel(GuestView):
         return self._dispatch.estimated_times(oldest_tsc, newest_tsc)
 
     def open_window(self) -> bool:
-        """Let recording pads follow pointers. Returns whether they can. The guest is stopped.
+        """Let recording pads follow pointers. Returns whether they can: not in a boot. The guest is stopped.
 
         :raise RecordNoTrampolines: the guest has none.
         """
         dispatch = self._recording_dispatch
-        if isinstance(self.machine, Machine):
+        # While it boots the kernel looks through its page tables for what can be written and executed (debug_checkwx()
+        # in mark_rodata_ro()), and would look for the window's where it has mapped all memory, without the zone.
+        if isinstance(self.machine, Machine) and self._is_checked:
             with contextlib.suppress(ZoneNotMapped):
                 map_window(dispatch, self.symbols)
         return dispatch.recorder.reaches_memory
