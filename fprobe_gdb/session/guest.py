@@ -570,7 +570,7 @@ class Kernel(GuestView):
         dispatch = self._recording_dispatch
         # While it boots the kernel looks through its page tables for what can be written and executed (debug_checkwx()
         # in mark_rodata_ro()), and would look for the window's where it has mapped all memory, without the zone.
-        if isinstance(self.machine, Machine) and self._is_checked:
+        if isinstance(self.machine, Machine) and self.machine.agent.ready:
             with contextlib.suppress(ZoneNotMapped):
                 map_window(dispatch, self.symbols)
         return dispatch.recorder.reaches_memory

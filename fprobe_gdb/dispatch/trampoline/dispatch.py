@@ -277,11 +277,19 @@ class TrampolineDispatch:
         block: bool = False,
         ordered: bool = True,
         asked: Mapping[int, Asked] | None = None,
+        by_function: bool = True,
     ) -> RecordProbe:
         """Record functions, without handlers, from now on. The guest is stopped. See :meth:`.recorder.Recorder.add`."""
         self.recorder.task_dead_ip = self.task_dead_ip
         probe = self.recorder.add(
-            ips, form, consume, nr_maxactive=nr_maxactive, block=block, ordered=ordered, asked=asked
+            ips,
+            form,
+            consume,
+            nr_maxactive=nr_maxactive,
+            block=block,
+            ordered=ordered,
+            asked=asked,
+            by_function=by_function,
         )
         try:
             self.sync()

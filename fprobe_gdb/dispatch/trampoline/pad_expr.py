@@ -11,6 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fprobe_gdb.dispatch.trampoline.payload import Payload
 
 __all__ = [
     "AllOf",
@@ -30,6 +34,7 @@ __all__ = [
     "Left",
     "Not",
     "OneOf",
+    "OrZero",
     "PadExpr",
     "Peek",
     "StartsWith",
@@ -217,14 +222,24 @@ class Choose(PadExpr):
 
 
 @dataclass(frozen=True, slots=True)
+class OrZero(PadExpr):
+    """A number; 0 if it is none."""
+
+    operand: PadExpr
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What a pad asks of each call, before the call is recorded; None for nothing.
 
     Where something is asked at the return, the call is recorded there, once, or not at all.
+
+    :param payload: what it fetches for the record: at the entry, or where the return decides, at the return.
     """
 
     at_entry: PadExpr | None = None
     at_exit: PadExpr | None = None
+    payload: Payload | None = None
 
 
 def walk(node: PadExpr) -> Iterator[PadExpr]:

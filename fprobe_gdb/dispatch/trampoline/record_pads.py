@@ -28,7 +28,7 @@ in one piece ends there; an access to memory; and above all a jump out of the pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
@@ -36,6 +36,7 @@ from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at, gs, rip
 from fprobe_gdb.dispatch.trampoline.pad_expr import Asked, Entered, PadExpr, walk
 from fprobe_gdb.dispatch.trampoline.pad_expr_code import ExprCode, Seat
 from fprobe_gdb.dispatch.trampoline.pads import DOORBELL_PORT
+from fprobe_gdb.dispatch.trampoline.payload_code import PayloadCode
 from fprobe_gdb.dispatch.trampoline.peek_code import Peeks
 from fprobe_gdb.dispatch.trampoline.record_flags import emit_flags
 from fprobe_gdb.dispatch.trampoline.record_format import (
@@ -107,6 +108,7 @@ def record_pads(
     probe: int,
     *,
     block: bool = False,
+    by_function: bool = True,
     probes_task_dead: bool = False,
     then: int | None = None,
     asked: Asked = _NOTHING,
@@ -116,12 +118,13 @@ def record_pads(
     :param addr: where they will be.
     :param probe: its number, from 1 on.
     :param block: wait for room in the ring, as long as call mode waits for an answer.
+    :param by_function: count losses by function, where the zone has counters for that.
     :param probes_task_dead: ``do_task_dead`` is one of the probe's functions.
     :param then: a pad that is next at an entry, with everything as the function's entry had it.
     :param asked: what is asked of these functions' calls; at the return if ``form`` says so.
     """
     asm = Asm(addr)
-    pad = _Pad(asm, place, form, probe, block, then, asked)
+    pad = _Pad(asm, place, form, probe, block, by_function, then, asked)
     if form.returns:
         asm.label("exit")
         pad.exit()
@@ -130,6 +133,8 @@ def record_pads(
     if form.returns:
         asm.label("task_dead")
         pad.task_dead(probes_task_dead)
+    for part in pad.unfinished:
+        part.finish()
     code = asm.finish()
     exits = (asm.address_of("task_dead"), asm.address_of("exit")) if form.returns else (None, None)
     return RecordPads(code.ljust(-(-len(code) // _ALIGN) * _ALIGN, b"\xcc"), asm.address_of("entry"), *exits)
@@ -143,8 +148,10 @@ class _Pad:
     form: RecordForm
     probe: int
     block: bool
+    by_function: bool
     then: int | None
     asked: Asked
+    unfinished: list[PayloadCode] = field(default_factory=list)
 
     def entry(self) -> None:
         asm, returns = self.asm, self.form.returns
@@ -183,6 +190,7 @@ class _Pad:
         self._tsc("r10" if returns else None)
         self._task("r10" if returns else None)
         self._arguments()
+        self._fetch("entry.", self._seat_at_entry)
         self._word(RecordKind.ENTRY)
         if returns:
             asm.mov(at("r11", RecordField.NODE), "r10")
@@ -214,8 +222,9 @@ class _Pad:
 
     @property
     def _keeps_args(self) -> bool:
-        asked = self.asked.at_exit
-        return self.form.args or (asked is not None and any(isinstance(node, Entered) for node in walk(asked)))
+        asked, fetched = self.asked.at_exit, self.asked.payload
+        wanted = [*([asked] if asked else []), *(one.expr for one in (fetched.fields if fetched else ()))]
+        return self.form.args or any(isinstance(node, Entered) for expr in wanted for node in walk(expr))
 
     # Where a node's words for arguments are.
     def _node_args(self, node: str, to: str) -> None:
@@ -287,6 +296,7 @@ class _Pad:
         asm.mov(at("r11", self.form.entered_tsc_at), "ax")
         if self.form.decided:
             self._decided()
+            self._fetch("exit.", self._seat_at_exit)
         asm.mov("ax", at("di", NodeWord.WORD))
         asm.add_imm("ax", RecordKind.EXIT - RecordKind.ENTRY)
         self._commit()
@@ -306,16 +316,15 @@ class _Pad:
     def _ask_at_entry(self, scope: str) -> ExprCode | None:
         if self.asked.at_entry is None:
             return None
+        return self._ask(scope, self.asked.at_entry, self._seat_at_entry)
+
+    def _seat_at_entry(self, kept_bytes: int) -> Seat:
         registers = {name: name for name in (*ARGUMENT_REGISTERS, *PRESERVED_REGISTERS)}
-
-        def seat(kept_bytes: int) -> Seat:
-            return self._seat(
-                entered=registers | {"dx": at("sp", kept_bytes), "ax": at("sp", kept_bytes + 8)},
-                frame_is=at("sp", kept_bytes + _RETURN_SLOT),
-                ret_addr=at("sp", kept_bytes + _RETURN_SLOT),
-            )
-
-        return self._ask(scope, self.asked.at_entry, seat)
+        return self._seat(
+            entered=registers | {"dx": at("sp", kept_bytes), "ax": at("sp", kept_bytes + 8)},
+            frame_is=at("sp", kept_bytes + _RETURN_SLOT),
+            ret_addr=at("sp", kept_bytes + _RETURN_SLOT),
+        )
 
     # cx is the counter's value, si the address of the node's words for arguments; both are for _decided(), too.
     def _ask_at_exit(self, scope: str) -> ExprCode | None:
@@ -326,18 +335,24 @@ class _Pad:
             self._node_args("di", "si")
         if self.asked.at_exit is None:
             return None
+        return self._ask(scope, self.asked.at_exit, self._seat_at_exit)
 
-        def seat(kept_bytes: int) -> Seat:
-            return self._seat(
-                entered={name: at("si", 8 * number) for number, name in enumerate(ARGUMENT_REGISTERS)},
-                left={name: name for name in PRESERVED_REGISTERS} | {"ax": "r8", "dx": "r9"},
-                frame_in=at("di", NodeWord.FRAME),
-                ret_addr=at("di", NodeWord.RET_ADDR),
-                entered_tsc=at("di", NodeWord.ENTERED),
-                left_tsc="cx",
-            )
+    def _seat_at_exit(self, kept_bytes: int) -> Seat:
+        return self._seat(
+            entered={name: at("si", 8 * number) for number, name in enumerate(ARGUMENT_REGISTERS)},
+            left={name: name for name in PRESERVED_REGISTERS} | {"ax": "r8", "dx": "r9"},
+            frame_in=at("di", NodeWord.FRAME),
+            ret_addr=at("di", NodeWord.RET_ADDR),
+            entered_tsc=at("di", NodeWord.ENTERED),
+            left_tsc="cx",
+        )
 
-        return self._ask(scope, self.asked.at_exit, seat)
+    # Fetch the payload into the record.
+    def _fetch(self, scope: str, seat: Callable[[int], Seat]) -> None:
+        if self.asked.payload is not None and self.asked.payload.fields:
+            code = PayloadCode(self.asm, self.asked.payload, self.form.payload_at, seat, scope + "fetched")
+            code.emit()
+            self.unfinished.append(code)
 
     def _seat(self, **where: Any) -> Seat:
         place = self.place
@@ -405,6 +420,8 @@ class _Pad:
         self._tsc()
         self._task()
         self._arguments()
+        if kind is RecordKind.ENTRY:
+            self._fetch(scope, self._seat_at_entry)
         self._word(kind)
         self._commit()
         asm.jmp(scope + "committed")
@@ -605,7 +622,7 @@ class _Pad:
     # Clobbers ax, dx.
     def _count_lost(self, *, at_exit: bool = False) -> None:
         asm, zone = self.asm, self.place.zone
-        if not zone.losses_bytes:
+        if not (self.by_function and zone.losses_bytes):
             asm.lock_inc(rip(self._probe_word(ProbeWord.LOST)))
             return
         scope = f"lost{asm.here:x}."
