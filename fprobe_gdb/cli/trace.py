@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,14 @@ from fprobe_gdb.cli.trace_options import Form, TraceCommand, What, form_options,
 from fprobe_gdb.errors import GuestPanic, NotCompiled, RecordRefused, SiteNoCode, SiteNotRecorded, TargetLost
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.output.base import EventSink
+from fprobe_gdb.probe_events import EventDefinition
 from fprobe_gdb.session.command_gate import start_at_gate
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.pad_questions import asked_by, guest_facts
 from fprobe_gdb.session.record_tracer import RecordTracer
+from fprobe_gdb.session.recorded_events import recorded_events
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.tracer import Tracer
 from images.progress import Progress
@@ -52,7 +54,7 @@ class _Request:
     @property
     def recordable(self) -> bool:
         """Whether all that is asked for can be had without handlers."""
-        return recordable(self.what, self.form)
+        return recordable(self.what, self.form, events=True)
 
     @property
     def quiet(self) -> bool:
@@ -172,19 +174,19 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
         # The guest's addresses may be others than the image's, so all is made anew for it.
         ips = request.what.functions(k.records)
         judge = request.judge(k.knowledge, k.records)
-        why_handlers = ""
-        if request.wants_record(k, len(ips)):
-            try:
-                recorder = _recorder(k, sink, request, judge)
-            except NotCompiled as error:
-                why_handlers = error.why
-            else:
-                _follow(k, recorder, request, lambda: _record(k, sink, request, judge, recorder, ips))
-                return
-        tracer = _tracer(k, sink, request, judge, why_handlers)
         definitions = request.what.definitions(k)
         # At the gate the guest's shell is busy.
         k.tracepoints.switch_on(it.symbol for it in definitions if it.is_tracepoint)
+        why_handlers = ""
+        if request.wants_record(k, len(ips)):
+            try:
+                recorder = _recorder(k, sink, request, judge, definitions)
+            except NotCompiled as error:
+                why_handlers = error.why
+            else:
+                _follow(k, recorder, request, lambda: _record(k, sink, request, judge, recorder, ips, definitions))
+                return
+        tracer = _tracer(k, sink, request, judge, why_handlers)
 
         def register() -> Tracer:
             tracer.register(ips, definitions, request.what.selection)
@@ -195,13 +197,20 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
 
 # Start to record, or let handlers do it where that is refused. Gives what traces.
 def _record(
-    k: Kernel, sink: EventSink, request: _Request, judge: Judge | None, recorder: RecordTracer, ips: list[int]
+    k: Kernel,
+    sink: EventSink,
+    request: _Request,
+    judge: Judge | None,
+    recorder: RecordTracer,
+    ips: list[int],
+    definitions: Sequence[EventDefinition],
 ) -> Tracer | RecordTracer:
     try:
         recorder.register(ips)
     except (RecordRefused, SiteNoCode, SiteNotRecorded) as error:
+        recorder.unregister()
         tracer = _tracer(k, sink, request, judge, error.why)
-        tracer.register(ips)
+        tracer.register(ips, definitions)
         return tracer
     return recorder
 
@@ -222,7 +231,11 @@ def _tracer(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None, 
 
 
 # A tracer that does without handlers.
-def _recorder(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None) -> RecordTracer:
+def _recorder(
+    k: Kernel, sink: EventSink, request: _Request, judge: Judge | None, definitions: Sequence[EventDefinition]
+) -> RecordTracer:
+    if request.tracefs and definitions:
+        raise NotCompiled("lines of ftrace show events of handlers")
     if request.tracefs and not k.has_types:
         raise NotCompiled("the kernel has no types that tell where lines of ftrace have their flags from")
     if request.tracefs and judge and judge.at_exit:
@@ -237,6 +250,7 @@ def _recorder(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None
         block=request.block,
         asked=asked_by(judge, guest_facts(k)) if judge else None,
         tracefs=request.tracefs,
+        events=recorded_events(k, definitions) if definitions else (),
     )
 
 
@@ -251,7 +265,7 @@ def _request(command: str, values: dict[str, Any]) -> _Request:
         raise click.UsageError("--graph draws calls to their returns, which --entry-only leaves out")
     if request.from_boot and request.what.selection.waits:
         raise click.UsageError("--from-boot cannot wait for modules: they are found once the guest is up")
-    check_recordable(request.record, request.what, request.form)
+    check_recordable(request.record, request.what, request.form, events=True)
     return request
 
 

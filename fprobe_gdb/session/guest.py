@@ -465,6 +465,7 @@ class Kernel(GuestView):
         block: bool = False,
         ordered: bool = True,
         asked: Mapping[int, Asked] | None = None,
+        by_function: bool = True,
     ) -> RecordProbe:
         """Record calls of functions inside the guest, without a handler: a thousand times as cheap as a hit.
 
@@ -483,6 +484,7 @@ class Kernel(GuestView):
             the order of each CPU, one CPU after the other.
         :param asked: by location, what is asked of each call before it is recorded. If something is asked at returns,
             calls are recorded there, each as one record.
+        :param by_function: count losses by function. A function can be in several recordings, in one of them so.
         :raise RecordRefused: without trampolines, or when there is no room for another probe.
         :raise PlantRefused: when one of the functions cannot be given a trampoline; then none is recorded.
         """
@@ -495,9 +497,19 @@ class Kernel(GuestView):
         if (ip := self.records.without_fentry(ips)) is not None:
             raise SiteNotRecorded(ip)
         decided = any(it.at_exit is not None for it in (asked or {}).values())
-        form = RecordForm(not entry_only, args, self._task_names(flags) if names else None, decided)
+        payload_bytes = max((it.payload.size_bytes for it in (asked or {}).values() if it.payload), default=0)
+        form = RecordForm(not entry_only, args, self._task_names(flags) if names else None, decided, payload_bytes)
         wanted = nr_maxactive or len(ips) * self.num_possible_cpus() * 2
-        return dispatch.record(ips, form, consume, nr_maxactive=wanted, block=block, ordered=ordered, asked=asked)
+        return dispatch.record(
+            ips,
+            form,
+            consume,
+            nr_maxactive=wanted,
+            block=block,
+            ordered=ordered,
+            asked=asked,
+            by_function=by_function,
+        )
 
     @property
     def can_record(self) -> bool:

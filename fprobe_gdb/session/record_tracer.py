@@ -15,6 +15,7 @@ from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordKind, rec
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
+from fprobe_gdb.dispatch.trampoline.zone import MAX_PROBES
 from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.events import (
     ConsoleEvent,
@@ -33,9 +34,13 @@ from fprobe_gdb.registers import ARGUMENT_REGISTERS
 from fprobe_gdb.session.calls_in_flight import CallsInFlight
 from fprobe_gdb.session.describe import describe_arguments, describe_result
 from fprobe_gdb.session.guest import Kernel
+from fprobe_gdb.session.recorded_events import RecordedEvent
 from fprobe_gdb.session.tracefs_text import entry_text, return_text
 
 __all__ = ["RecordTracer"]
+
+# A record, and whose it is: of functions if of no event.
+_Seen = tuple[Record, RecordedEvent | None]
 
 
 class _Tracefs(TypedDict, total=False):
@@ -51,6 +56,7 @@ class RecordTracer:
     :param block: let the guest wait instead of losing records.
     :param asked: what is asked of each call, by location; see :func:`~fprobe_gdb.session.pad_questions.asked_by`.
     :param tracefs: also tell what only lines in tracefs' form have.
+    :param events: probe events that are recorded too.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class RecordTracer:
         block: bool = False,
         asked: Mapping[int, Asked] | None = None,
         tracefs: bool = False,
+        events: Sequence[RecordedEvent] = (),
     ) -> None:
         self._k = k
         self._sink = sink
@@ -83,7 +90,7 @@ class RecordTracer:
         self._durations: dict[int, Durations] = {}
         self._in_flight = CallsInFlight()
         # Of the time in which the guest has not measured its counter.
-        self._early: list[Record] = []
+        self._early: list[_Seen] = []
         # Values are made long after the hit: what pointers point to has changed.
         self._memory = GuestMemory(_no_memory, lambda: 0)
         self._typed = k.has_types
@@ -93,6 +100,9 @@ class RecordTracer:
         self._has_count = k.knowledge.percpu.preempt_count is not None
         self._names: dict[int, str] = {}
         self._probe: RecordProbe | None = None
+        self._events = events
+        # Those of events, and what they record, by their numbers.
+        self._event_probes: dict[int, tuple[RecordProbe, RecordedEvent]] = {}
         self._host_ns = 0
 
     @property
@@ -107,12 +117,19 @@ class RecordTracer:
         return self._probe
 
     def register(self, ips: Sequence[int]) -> None:
-        """Start to record these locations.
+        """Start to record these locations, and the events.
 
         :raise PlantRefused, ZoneError: when they cannot be.
         """
         self._names = {ip: self._k.records.name_at(ip) for ip in ips}
         self._k.on_console = lambda line: self._console(line, "console")
+        if ips:
+            self._record_functions(ips)
+        for event in self._events:
+            probe = self._record_event(event)
+            self._event_probes[probe.number] = probe, event
+
+    def _record_functions(self, ips: Sequence[int]) -> None:
         self._probe = self._k.record(
             ips,
             self._consume,
@@ -126,6 +143,31 @@ class RecordTracer:
             asked=self._asked,
         )
 
+    def _record_event(self, event: RecordedEvent) -> RecordProbe:
+        definition, asked = event.definition, event.asked
+        return self._k.record(
+            event.ips,
+            self._consume,
+            entry_only=not definition.is_return,
+            args=not (self._quiet or definition.is_return),
+            names=not self._quiet,
+            nr_maxactive=definition.nr_maxactive,
+            block=self._block,
+            ordered=not self._quiet,
+            asked=dict.fromkeys(event.ips, replace(asked, payload=None) if self._quiet else asked),
+            by_function=False,
+        )
+
+    @property
+    def _probes(self) -> list[RecordProbe]:
+        return [*([self._probe] if self._probe else []), *(probe for probe, _ in self._event_probes.values())]
+
+    def unregister(self) -> None:
+        """Stop to record, as if nothing had been; the guest is stopped."""
+        for probe in self._probes:
+            self._k.stop_recording(probe)
+        self._probe, self._event_probes = None, {}
+
     def output(self, data: bytes) -> None:
         """Pass on output of the traced command, line by line."""
         *lines, self._line = (self._line + data.decode(errors="replace")).split("\n")
@@ -134,14 +176,16 @@ class RecordTracer:
 
     def finish(self, ended: str, command_status: int | None) -> SummaryEvent:
         """Write what is left of the command's output, what was lost, and the summary."""
-        if self._probe:
-            self._k.stop_recording(self._probe)
+        for probe in self._probes:
+            self._k.stop_recording(probe)
         if self._early:
-            self._show_all(self._early, self._k.estimated_times(self._early[0].tsc, self._early[-1].tsc))
+            (oldest, _), (newest, _) = self._early[0], self._early[-1]
+            self._show_all(self._early, self._k.estimated_times(oldest.tsc, newest.tsc))
         if self._line:
             self._console(self._line, "command")
             self._line = ""
         self._add_counted()
+        self._count_events()
         self._tell_losses()
         summary = self._summary.build(
             host_ns=self._host_ns,
@@ -150,10 +194,17 @@ class RecordTracer:
             dispatch="trampoline (record)",
             cpus=len(self._k.target.vcpus),
         )
-        if self._probe:
-            summary = replace(summary, kept_out=self._probe.kept_out, faults=self._probe.faults)
+        kept_out, faults = sum(it.kept_out for it in self._probes), sum(it.faults for it in self._probes)
+        summary = replace(summary, kept_out=kept_out, faults=faults)
         self._sink.write(summary)
         return summary
+
+    # Each event has a row; and of a call with a return probe no entry is shown, but it is a hit.
+    def _count_events(self) -> None:
+        for event in self._events:
+            self._summary.counters(event.name).hits = 0
+        for probe, event in self._event_probes.values():
+            self._summary.counters(event.name).hits += probe.hits
 
     def _console(self, line: str, source: str) -> None:
         self._sink.write(ConsoleEvent(line, self._k.last_time_ns, source))
@@ -166,20 +217,25 @@ class RecordTracer:
             if self._quiet:
                 self._count(batch)
             else:
-                self._take(self.probe.form.decode(batch.data))
+                probe, event = self._recorded_by(batch.probe)
+                self._take([(record, event) for record in probe.form.decode(batch.data)])
         finally:
             self._host_ns += time.monotonic_ns() - started_ns
 
+    # A probe's number is in each of its records' first word, too.
+    def _recorded_by(self, number: int) -> tuple[RecordProbe, RecordedEvent | None]:
+        return self._event_probes.get(number) or (self.probe, None)
+
     # Much is done by functions that look at thousands of records in one go.
     def _count(self, batch: Batch) -> None:
-        form = self.probe.form
+        form = self._recorded_by(batch.probe)[0].form
         columns, step = memoryview(batch.data).cast("Q"), form.size_bytes // 8
         words = columns[::step].tolist()
         self._counted.update(words)
         if not form.returns:
             return
         tscs, entered = (columns[at // 8 :: step].tolist() for at in (form.left_tsc_at, form.entered_tsc_at))
-        exit_kind = record_bits(RecordKind.EXIT, self.probe.number)
+        exit_kind = record_bits(RecordKind.EXIT, batch.probe)
         durations = self._durations
         for kind, word, counts in zip(batch.kinds, words, map(sub, tscs, entered), strict=True):
             if kind == exit_kind:
@@ -194,24 +250,28 @@ class RecordTracer:
         khz = self._k.tsc_khz
         counters: dict[str, CallCounters] = {}
         for word, count in self._counted.items():
-            of = counters.setdefault(self._name(record_ip(word)), CallCounters())
+            of = counters.setdefault(self._row(word), CallCounters())
             match RecordKind(word & 3):
                 case RecordKind.ENTRY:
                     of.hits += count
                 case RecordKind.EXIT:
                     of.exits += count
-                    of.hits += count if self.probe.form.decided else 0
+                    of.hits += count if self._recorded_by(word >> 2 & MAX_PROBES - 1)[0].form.decided else 0
                 case RecordKind.MISSED:
                     of.missed += count
         durations: dict[str, Durations] = {}
         for word, counts in self._durations.items():
             if khz:
-                durations.setdefault(self._name(record_ip(word)), Durations()).merge(counts.scaled(1_000_000, khz))
+                durations.setdefault(self._row(word), Durations()).merge(counts.scaled(1_000_000, khz))
         for func, of in counters.items():
             self._summary.add(func, of, durations.get(func))
 
-    def _take(self, records: Sequence[Record]) -> None:
-        clock = self._k.record_times(records[-1].tsc)
+    def _row(self, word: int) -> str:
+        _, event = self._recorded_by(word >> 2 & MAX_PROBES - 1)
+        return event.name if event else self._name(record_ip(word))
+
+    def _take(self, records: Sequence[_Seen]) -> None:
+        clock = self._k.record_times(records[-1][0].tsc)
         if clock is None:
             self._early += records
             return
@@ -220,14 +280,32 @@ class RecordTracer:
             self._show_all(early, clock)
         self._show_all(records, clock)
 
-    def _show_all(self, records: Sequence[Record], clock: TscClock) -> None:
-        for record in records:
+    def _show_all(self, records: Sequence[_Seen], clock: TscClock) -> None:
+        for record, event in records:
             if self.full:
                 return
-            self._show(record, clock)
+            record = record._replace(ip=self._k.recorded_ip(record.ip))
+            if event:
+                self._show_event(event, record, clock)
+            else:
+                self._show(record, clock)
+            if self.full:
+                self._k.stop()
+
+    def _show_event(self, event: RecordedEvent, record: Record, clock: TscClock) -> None:
+        depth = self._in_flight.depth(record.task)
+        match record.kind:
+            case RecordKind.ENTRY:
+                self._write(event.entry_of(self._k, record, clock, self._caller(record.ret_ip), depth))
+                self._shown += 1
+            case RecordKind.EXIT:
+                self._write(event.exit_of(self._k, record, clock, self._caller(record.ret_ip), depth))
+                self._shown += 1
+            case RecordKind.MISSED:
+                where = self._where(record, clock.at_ns(record.tsc))
+                self._write(MissedEvent(*where, reason=MissReason.POOL, depth=depth, probe_event=event.name))
 
     def _show(self, record: Record, clock: TscClock) -> None:
-        record = record._replace(ip=self._k.recorded_ip(record.ip))
         match record.kind:
             case RecordKind.ENTRY:
                 self._write(self._entry(record, clock.at_ns(record.tsc), self._in_flight.entry(record)))
@@ -248,8 +326,6 @@ class RecordTracer:
                 return
         if record.ip == self._task_dead_ip:
             self._in_flight.task_dead(record.task)
-        if self.full:
-            self._k.stop()
 
     def _write(self, event: EntryEvent | ExitEvent | MissedEvent) -> None:
         self._summary.write(event)
@@ -295,18 +371,24 @@ class RecordTracer:
             self._returns[key] = return_text(self._k, self._name(record.ip), record.ret_ip)
         return f"{self._returns[key]}{record.retval:#x}"
 
-    # What the ring had no room for, by function as far as that is known.
+    # What the ring had no room for, by function as far as that is known, and by event.
     def _tell_losses(self) -> None:
-        if self._probe is None or not self._probe.lost:
-            return
-        losses = {self._name(ip): count for ip, count in self._probe.losses.items()}
-        if unknown := self._probe.lost - sum(losses.values()):
-            losses["(any)"] = unknown
-        for func, count in sorted(losses.items()):
-            event = LostEvent(func, 0, 0, 0, 0, self._k.last_time_ns, reason=MissReason.RING_FULL, count=count)
-            self._summary.write(event)
+        losses: list[tuple[str, str | None, int]] = []
+        if self._probe:
+            by_function = {self._name(ip): count for ip, count in self._probe.losses.items()}
+            by_function["(any)"] = self._probe.lost - sum(by_function.values())
+            losses += [(func, None, count) for func, count in sorted(by_function.items())]
+        losses += [(event.definition.function, event.name, probe.lost) for probe, event in self._event_probes.values()]
+        for func, probe_event, count in losses:
+            if not count:
+                continue
+            lost = LostEvent(
+                func, 0, 0, 0, 0, self._k.last_time_ns,
+                reason=MissReason.RING_FULL, count=count, probe_event=probe_event,
+            )  # fmt: skip
+            self._summary.write(lost)
             if not self._quiet:
-                self._sink.write(event)
+                self._sink.write(lost)
 
     # Section: private
 

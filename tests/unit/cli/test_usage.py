@@ -44,7 +44,7 @@ def run(*argv: str) -> int:
         (["trace", "-i", "vfs_read", "--stack", "8", "--", "true"], "what is '8'?"),
         (
             ["trace", "-i", "x", "--record", "--stack=8", "--", "true"],
-            "--record knows calls of --include alone",
+            "--record knows no --stack",
         ),
         (["attach", "./no.sock"], "what shall be probed?"),
         (["run"], "PROBE.py"),

@@ -1,0 +1,107 @@
+"""Probe events whose hits the guest records by itself: what their pads are to do, and events out of their records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from fprobe_gdb.dispatch.trampoline.pad_expr import Asked, Imm
+from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordForm, TaskNames
+from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
+from fprobe_gdb.dispatch.trampoline.zone import LONGEST_RECORD_BYTES, MAX_PROBES
+from fprobe_gdb.errors import NotCompiled
+from fprobe_gdb.events import EntryEvent, EventField, ExitEvent
+from fprobe_gdb.output.ftrace import UNKNOWN_COMM
+from fprobe_gdb.probe.filters import match_filter
+from fprobe_gdb.probe_events import EventDefinition, symbol_text
+from fprobe_gdb.registers import ARGUMENT_REGISTERS
+from fprobe_gdb.session.guest import Kernel
+from fprobe_gdb.session.lowering_fetch import FetchPlan, plan_fetch
+from fprobe_gdb.session.probe_event_lines import field_of
+
+__all__ = ["RecordedEvent", "recorded_events"]
+
+# One is for functions; and a number rests for a while before it is given out again.
+_MOST_EVENTS = MAX_PROBES - 4
+_ENTRY = RecordForm(args=True, names=TaskNames(0, 0))
+_RETURN = RecordForm(returns=True, decided=True, names=TaskNames(0, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """A definition, ready to be recorded."""
+
+    plan: FetchPlan
+    #: Locations of its functions.
+    ips: Sequence[int]
+
+    @property
+    def definition(self) -> EventDefinition:
+        """What it was made of."""
+        return self.plan.definition
+
+    @property
+    def name(self) -> str:
+        """``GROUP/EVENT``."""
+        return f"{self.definition.group}/{self.definition.event}"
+
+    @property
+    def asked(self) -> Asked:
+        """What its pads do with each call: of a return, all is recorded there."""
+        return Asked(at_exit=Imm(1) if self.definition.is_return else None, payload=self.plan.payload)
+
+    def entry_of(self, k: Kernel, record: Record, clock: TscClock, caller: str, depth: int) -> EntryEvent:
+        """A hit at an entry.
+
+        :param depth: recorded calls of functions that are in flight around this one.
+        """
+        return EntryEvent(
+            k.records.name_at(record.ip), record.ip, record.ret_ip, record.cpu, record.task, clock.at_ns(record.tsc),
+            args=dict(zip(ARGUMENT_REGISTERS, record.args, strict=True)),
+            caller=caller,
+            depth=depth,
+            comm=record.comm,
+            pid=record.pid,
+            fields=self._fields(k, record),
+            probe_event=self.name,
+        )  # fmt: skip
+
+    def exit_of(self, k: Kernel, record: Record, clock: TscClock, caller: str, depth: int) -> ExitEvent:
+        """A hit at a return. See :meth:`entry_of`."""
+        return ExitEvent(
+            k.records.name_at(record.ip), record.ip, record.ret_ip, record.cpu, record.task, clock.at_ns(record.tsc),
+            retval=record.retval,
+            duration_ns=(record.left_tsc - record.entered_tsc) * 1_000_000 // clock.khz,
+            caller=caller,
+            depth=depth,
+            comm=record.comm,
+            pid=record.pid,
+            fields=self._fields(k, record),
+            probe_event=self.name,
+        )  # fmt: skip
+
+    def _fields(self, k: Kernel, record: Record) -> tuple[EventField, ...]:
+        comm = UNKNOWN_COMM if record.comm is None else record.comm
+        values = self.plan.values(record.payload, comm, partial(symbol_text, k.symbols))
+        return tuple(field_of(value, k.symbols) for value in values)
+
+
+def recorded_events(k: Kernel, definitions: Iterable[EventDefinition]) -> list[RecordedEvent]:
+    """Definitions for a stopped guest, in their order.
+
+    :raise NotCompiled: one of them needs handlers.
+    :raise ZoneError: the guest has no trampolines.
+    """
+    definitions, reaches_memory = list(definitions), k.open_window()
+    if len(definitions) > _MOST_EVENTS:
+        raise NotCompiled(f"there are {len(definitions)} events, and at most {_MOST_EVENTS} are recorded")
+    return [_recorded(k, definition, reaches_memory) for definition in definitions]
+
+
+def _recorded(k: Kernel, definition: EventDefinition, reaches_memory: bool) -> RecordedEvent:
+    ips = sorted(match_filter(k.records, definition.function, any_function=not k.records.records))
+    if (ip := k.records.without_fentry(ips)) is not None:
+        raise NotCompiled(f"{k.records.name_at(ip)} has no fentry call")
+    form = _RETURN if definition.is_return else _ENTRY
+    return RecordedEvent(plan_fetch(definition, LONGEST_RECORD_BYTES - form.size_bytes, reaches_memory), ips)
