@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from fprobe_gdb.dispatch.trampoline.pad_expr import (
     Caller,
@@ -23,7 +24,7 @@ from fprobe_gdb.dispatch.trampoline.pad_expr import (
     PadExpr,
     Peek,
 )
-from fprobe_gdb.dispatch.trampoline.payload import Field, Items, Number, Payload, Text, Value
+from fprobe_gdb.dispatch.trampoline.payload import Field, Items, Number, Payload, Place, Text, Value
 from fprobe_gdb.errors import NotCompiled
 from fprobe_gdb.probe_events import CutText, EventDefinition, FetchArgument, Fetched, fetched
 from fprobe_gdb.probe_events.fetch import STACK_BYTES
@@ -48,8 +49,8 @@ class FetchPlan:
 
     definition: EventDefinition
     payload: Payload
-    #: How many fields of the payload each argument has.
-    field_counts: tuple[int, ...]
+    #: By argument, where what was fetched for it is.
+    places: tuple[tuple[Place, ...], ...]
 
     def values(self, payload: bytes, comm: str, symbol_text: Callable[[int], str]) -> tuple[Fetched, ...]:
         """The arguments of a hit.
@@ -58,26 +59,18 @@ class FetchPlan:
         :param comm: name of the task.
         :param symbol_text: address to ``name+0xoff/0xsize``, for symstr.
         """
-        found, fields = iter(self.payload.decode(payload)), iter(self.payload.fields)
         values = []
-        for argument, count in zip(self.definition.arguments, self.field_counts, strict=True):
-            slots = [
-                slot
-                for _ in range(count)
-                for field, of_field in [(next(fields), next(found))]
-                for slot in _slots(argument, field, of_field, symbol_text)
-            ]
+        for argument, places in zip(self.definition.arguments, self.places, strict=True):
+            slots = [slot for place in places for slot in _slots(argument, place, payload, symbol_text)]
             values.append(fetched(argument, _whole(argument, slots, comm)))
         return tuple(values)
 
 
 # What is in the slots that handlers would fill.
-def _slots(
-    argument: FetchArgument, field: Field, values: Sequence[Value], symbol_text: Callable[[int], str]
-) -> Iterator[Value]:
-    for value in values:
+def _slots(argument: FetchArgument, place: Place, payload: bytes, symbol_text: Callable[[int], str]) -> Iterator[Value]:
+    for value in place.decode(payload):
         if isinstance(value, bytes):
-            yield CutText(value) if len(value) == field.room_bytes else value
+            yield CutText(value) if len(value) == place.field.room_bytes else value
         elif value is None:
             yield None
         elif argument.program.store is OpKind.ST_SYMSTR:
@@ -110,7 +103,9 @@ def plan_fetch(definition: EventDefinition, room_bytes: int, reaches_memory: boo
         raise NotCompiled("an argument follows pointers, and pads have no window onto memory in this guest, or not yet")
     limit_bytes = _text_bytes(every, room_bytes)
     every = [Text(field.address, limit_bytes) if isinstance(field, Text) else field for field in every]
-    return FetchPlan(definition, Payload(tuple(every)), tuple(map(len, fields)))
+    payload = Payload(tuple(every))
+    places = payload.places()
+    return FetchPlan(definition, payload, tuple(tuple(islice(places, len(of_argument))) for of_argument in fields))
 
 
 def _text_bytes(fields: Sequence[Field], room_bytes: int) -> int:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from operator import sub
 from typing import Any, TypedDict
 
@@ -121,7 +122,8 @@ class RecordTracer:
 
         :raise PlantRefused, ZoneError: when they cannot be.
         """
-        self._names = {ip: self._k.records.name_at(ip) for ip in ips}
+        every = {*ips, *chain.from_iterable(event.ips for event in self._events)}
+        self._names = {ip: self._k.records.name_at(ip) for ip in every}
         self._k.on_console = lambda line: self._console(line, "console")
         if ips:
             self._record_functions(ips)
@@ -294,12 +296,13 @@ class RecordTracer:
 
     def _show_event(self, event: RecordedEvent, record: Record, clock: TscClock) -> None:
         depth = self._in_flight.depth(record.task)
+        names = self._name(record.ip), self._caller(record.ret_ip)
         match record.kind:
             case RecordKind.ENTRY:
-                self._write(event.entry_of(self._k, record, clock, self._caller(record.ret_ip), depth))
+                self._write(event.entry_of(self._k, record, clock, *names, depth))
                 self._shown += 1
             case RecordKind.EXIT:
-                self._write(event.exit_of(self._k, record, clock, self._caller(record.ret_ip), depth))
+                self._write(event.exit_of(self._k, record, clock, *names, depth))
                 self._shown += 1
             case RecordKind.MISSED:
                 where = self._where(record, clock.at_ns(record.tsc))

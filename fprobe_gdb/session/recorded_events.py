@@ -51,13 +51,14 @@ class RecordedEvent:
         """What its pads do with each call: of a return, all is recorded there."""
         return Asked(at_exit=Imm(1) if self.definition.is_return else None, payload=self.plan.payload)
 
-    def entry_of(self, k: Kernel, record: Record, clock: TscClock, caller: str, depth: int) -> EntryEvent:
+    def entry_of(self, k: Kernel, record: Record, clock: TscClock, func: str, caller: str, depth: int) -> EntryEvent:
         """A hit at an entry.
 
+        :param func: the function's name.
         :param depth: recorded calls of functions that are in flight around this one.
         """
         return EntryEvent(
-            k.records.name_at(record.ip), record.ip, record.ret_ip, record.cpu, record.task, clock.at_ns(record.tsc),
+            func, record.ip, record.ret_ip, record.cpu, record.task, clock.at_ns(record.tsc),
             args=dict(zip(ARGUMENT_REGISTERS, record.args, strict=True)),
             caller=caller,
             depth=depth,
@@ -67,10 +68,10 @@ class RecordedEvent:
             probe_event=self.name,
         )  # fmt: skip
 
-    def exit_of(self, k: Kernel, record: Record, clock: TscClock, caller: str, depth: int) -> ExitEvent:
+    def exit_of(self, k: Kernel, record: Record, clock: TscClock, func: str, caller: str, depth: int) -> ExitEvent:
         """A hit at a return. See :meth:`entry_of`."""
         return ExitEvent(
-            k.records.name_at(record.ip), record.ip, record.ret_ip, record.cpu, record.task, clock.at_ns(record.tsc),
+            func, record.ip, record.ret_ip, record.cpu, record.task, clock.at_ns(record.tsc),
             retval=record.retval,
             duration_ns=(record.left_tsc - record.entered_tsc) * 1_000_000 // clock.khz,
             caller=caller,

@@ -38,11 +38,23 @@ class Nowhere:
         """Nothing to do."""
 
 
+@contextmanager
+def own_event(guest: Guest, definition: str, filter_: str) -> Iterator[None]:
+    """The guest's own event ``asked``, and its filter; ``0`` for none."""
+    event = "events/kprobes/asked"
+    guest.do(
+        f"cd {TRACING} && echo '{definition}' >dynamic_events && echo '{filter_}' >{event}/filter && "
+        f"echo 1 >{event}/enable && echo 1 >tracing_on"
+    )
+    yield
+    guest.do(f"cd {TRACING} && echo 0 >tracing_on && echo 0 >{event}/enable && : >dynamic_events && : >trace")
+
+
 class Asking:
     """What can ask something of the calls of ``vfs_read``."""
 
     def __init__(self, guest: Guest) -> None:
-        self._guest = guest
+        self.guest = guest
         self._k = guest.k
         self._ips = [self._k.records.ftrace_location(self._k.address(FUNCTION))]
 
@@ -50,17 +62,6 @@ class Asking:
     def nothing(self) -> Iterator[None]:
         """Nobody asks."""
         yield
-
-    @contextmanager
-    def own_event(self, definition: str, filter_: str) -> Iterator[None]:
-        """The guest's own event, which its filter drops."""
-        event = "events/kprobes/asked"
-        self._guest.do(
-            f"cd {TRACING} && echo '{definition}' >dynamic_events && echo '{filter_}' >{event}/filter && "
-            f"echo 1 >{event}/enable && echo 1 >tracing_on"
-        )
-        yield
-        self._guest.do(f"cd {TRACING} && echo 0 >tracing_on && echo 0 >{event}/enable && : >dynamic_events && : >trace")
 
     @contextmanager
     def by_pads(self, filter_: str) -> Iterator[None]:
@@ -92,8 +93,8 @@ def in_the_guest(asking: Asking) -> dict[str, Way]:
     """Ways that need no host."""
     ways: dict[str, Way] = {
         NOTHING: asking.nothing,
-        GUEST_ENTRY: lambda: asking.own_event(f"p:asked {FUNCTION} count=%dx:u64", "count==2"),
-        GUEST_RETURN: lambda: asking.own_event(f"r:asked {FUNCTION} ret=$retval:s64", "ret<0"),
+        GUEST_ENTRY: lambda: own_event(asking.guest, f"p:asked {FUNCTION} count=%dx:u64", "count==2"),
+        GUEST_RETURN: lambda: own_event(asking.guest, f"r:asked {FUNCTION} ret=$retval:s64", "ret<0"),
     }
     return ways | {f"pad: {text}": partial(asking.by_pads, text) for text in AGAINST}
 

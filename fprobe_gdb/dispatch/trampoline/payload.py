@@ -128,6 +128,14 @@ class Place:
     flags: int
     values: int
 
+    def decode(self, payload: bytes) -> tuple[Value, ...]:
+        """The field's values."""
+        field, flags = self.field, payload[self.flags : self.flags + self.field.values]
+        values = field.values_in(payload[self.values : self.values + field.room_bytes])
+        if any(flags):
+            return tuple(None if flag else value for value, flag in zip(values, flags, strict=True))
+        return tuple(values)
+
 
 @dataclass(frozen=True, slots=True)
 class Payload:
@@ -154,13 +162,7 @@ class Payload:
 
     def decode(self, data: bytes) -> list[tuple[Value, ...]]:
         """The values of each field."""
-        found: list[tuple[Value, ...]] = []
-        for place in self.places():
-            field = place.field
-            values = field.values_in(data[place.values : place.values + field.room_bytes])
-            flags = data[place.flags : place.flags + field.values]
-            found.append(tuple(None if flag else value for value, flag in zip(values, flags, strict=True)))
-        return found
+        return [place.decode(data) for place in self.places()]
 
 
 def _whole_words(size_bytes: int) -> int:
