@@ -18,7 +18,15 @@ from fprobe_gdb.cli.progress import working
 from fprobe_gdb.cli.record_options import check_recordable, record_options, recordable, should_record
 from fprobe_gdb.cli.sinks import open_sink
 from fprobe_gdb.cli.trace_options import Form, TraceCommand, What, form_options, what_options
-from fprobe_gdb.errors import GuestPanic, NotCompiled, RecordRefused, SiteNoCode, SiteNotRecorded, TargetLost
+from fprobe_gdb.errors import (
+    GuestPanic,
+    NotCompiled,
+    RecordRefused,
+    SiteNoCode,
+    SiteNotRecorded,
+    TargetLost,
+    UsageError,
+)
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.probe_events import EventDefinition
@@ -28,7 +36,7 @@ from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.pad_questions import asked_by, guest_facts
 from fprobe_gdb.session.record_tracer import RecordTracer
-from fprobe_gdb.session.recorded_events import recorded_events
+from fprobe_gdb.session.recorded_events import judge_event, recorded_events
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.tracer import Tracer
 from images.progress import Progress
@@ -74,7 +82,7 @@ class _Request:
 
     # Compile the questions for a kernel, at the addresses that its records have.
     def judge(self, knowledge: KernelKnowledge, records: ImageRecords) -> Judge | None:
-        if not self.questions:
+        if not (self.questions and self.what.include):
             return None
         ips = self.what.functions(records)
         return Judge(self.questions, knowledge, ips, records.name_at, entry_only=self.entry_only)
@@ -152,6 +160,9 @@ def trace(command: tuple[str, ...], dry_run: bool, **values: Any) -> int:
         if options.dispatch == "breakpoint":
             options.check_sites(len(ips))
         judge = request.judge(knowledge, records)
+        if request.questions:
+            for definition in definitions:
+                judge_event(definition, request.questions, knowledge, records)
     if dry_run:
         click.echo(argv_dry_run(options.machine_spec(path)))
         click.echo(f"# {len(ips)} functions: {', '.join(records.name_at(ip) for ip in ips)}")
@@ -217,6 +228,8 @@ def _record(
 
 # A tracer with handlers.
 def _tracer(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None, why_handlers: str) -> Tracer:
+    if request.what.lines and request.questions:
+        raise UsageError(f"{why_handlers}, so pads cannot do it, and handlers ask nothing of events")
     return Tracer(
         k,
         sink,
@@ -250,15 +263,18 @@ def _recorder(
         block=request.block,
         asked=asked_by(judge, guest_facts(k)) if judge else None,
         tracefs=request.tracefs,
-        events=recorded_events(k, definitions) if definitions else (),
+        events=recorded_events(k, definitions, request.questions) if definitions else (),
     )
 
 
 def _request(command: str, values: dict[str, Any]) -> _Request:
     questions = _questions(values)
     request = _Request(What.take(values), Form.take(values), command=command, questions=questions, **values)
-    if request.what.lines and questions:
-        raise click.UsageError("--filter, --errors, --min-duration, --hist and --count-by ask about functions of -i")
+    if request.what.lines and questions and (not request.record or questions.hist or questions.count_by):
+        raise click.UsageError(
+            "--filter, --errors, --min-duration, --hist and --count-by ask about functions of -i; the first three ask "
+            "about events, too, with --record"
+        )
     if not request.what.include and (request.entry_only or request.nr_maxactive):
         raise click.UsageError("--entry-only and --maxactive are about functions of -i; an event says 'f16 ...%return'")
     if request.form.graph and request.entry_only:

@@ -147,6 +147,8 @@ class RecordTracer:
 
     def _record_event(self, event: RecordedEvent) -> RecordProbe:
         definition, asked = event.definition, event.asked
+        if self._quiet:
+            asked = {ip: replace(of, payload=None) for ip, of in asked.items()}
         return self._k.record(
             event.ips,
             self._consume,
@@ -156,7 +158,7 @@ class RecordTracer:
             nr_maxactive=definition.nr_maxactive,
             block=self._block,
             ordered=not self._quiet,
-            asked=dict.fromkeys(event.ips, replace(asked, payload=None) if self._quiet else asked),
+            asked=asked,
             by_function=False,
         )
 

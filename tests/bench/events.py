@@ -64,7 +64,6 @@ class Fetching:
     def by_pads(self, definition: str) -> Iterator[None]:
         """Records that nobody looks into."""
         (event,) = recorded_events(self._k, self._events(definition))
-        asked = dict.fromkeys(event.ips, event.asked)
         probe = self._k.record(
             event.ips,
             lambda batch: None,
@@ -73,7 +72,7 @@ class Fetching:
             names=True,
             ordered=False,
             block=True,
-            asked=asked,
+            asked=event.asked,
         )
         yield
         self._k.stop_recording(probe)

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from fprobe_gdb import Kernel
-from fprobe_gdb.errors import NotCompiled
+from fprobe_gdb.errors import NotCompiled, UsageError
 from fprobe_gdb.events import EntryEvent, EventField, ExitEvent
 from fprobe_gdb.probe_events import symbol_text
+from fprobe_gdb.session.judge import Questions
 from fprobe_gdb.session.probe_event_lines import event_of
 from fprobe_gdb.session.probe_event_runner import ProbeEventHit, ProbeEventRunner, events_for
 from fprobe_gdb.session.record_tracer import RecordTracer
@@ -221,6 +222,33 @@ def test_the_command(tmp_path: Path) -> None:
     assert {row["func"]: row["hits"] for row in summary["functions"]} == dict.fromkeys(
         ("vfs_fallocate", "oracle/fall", "oracle/ret"), 6
     )
+
+
+def test_questions_about_events(guest: Callable[..., Kernel]) -> None:
+    """Each call is a hit or kept out; what needs the return is asked there."""
+    k = guest(kernel="6.1", **GUEST)
+    for filter_, of_entries, of_returns in (
+        ("mode == 3", 10, 10),
+        ('comm == "workload" && file->f_path.dentry->d_name.name ~ "memfd:*" && len > 8204', 7, 7),
+        ("retval < 0 && offset >= 40960", None, 5),
+    ):
+        events = events_for(k)
+        events.add("f:oracle/ret vfs_fallocate%return $retval mode len")
+        if of_entries is not None:
+            events.add("f:oracle/fall vfs_fallocate mode len name=$arg1:%pD")
+        sink = ListSink()
+        tracer = RecordTracer(k, sink, events=recorded_events(k, events, Questions(filter=filter_)))
+        tracer.register([])
+        run(k, "workload args 20")
+        summary = tracer.finish("command finished", 0)
+        hits = Counter(event.probe_event for event in sink.events if isinstance(event, Hit))
+        assert (hits["oracle/ret"], hits.get("oracle/fall")) == (of_returns, of_entries)
+        assert summary.hits + summary.kept_out == 20 * len(events)
+        assert (summary.faults, summary.missed, summary.lost) == (0, 0, 0)
+    events = events_for(k)
+    events.add("f:oracle/fall vfs_fallocate")
+    with pytest.raises(UsageError, match="fall is an event at an entry"):
+        recorded_events(k, events, Questions(errors=()))
 
 
 def test_a_boot_has_handlers_for_what_is_behind_pointers(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def run(*argv: str) -> int:
         (["trace", "f vfs_read", "cat", "--", "true"], "what is 'cat'?"),
         (["trace", "f vfs_read", "--entry-only", "--", "true"], "--entry-only and --maxactive"),
         (["trace", "f vfs_read", "--filter", "count > 1", "--", "true"], "ask about functions of -i"),
+        (["trace", "f vfs_read", "--record", "--count-by", "comm", "--", "true"], "the first three ask about events"),
         (["trace", "-i", "vfs_read", "--graph", "--", "true"], "add -f ftrace"),
         (["trace", "-i", "x", "-f", "ftrace", "--graph", "--entry-only", "--", "true"], "--graph draws calls"),
         (["trace", "-i", "vfs_read", "--stack=0", "--", "true"], "--stack"),
