@@ -26,8 +26,8 @@ def record_options(function: F) -> F:
     return click.option(
         "--record/--no-record",
         default=None,
-        help="Let the guest record calls by itself, ten times as cheap as a handler: pointers are just numbers. Events "
-        "(f:, t:) are recorded with what they fetch, text up to 256 bytes. "
+        help="Let the guest record calls by itself, ten times as cheap as a handler and more. Events (f:, t:) are "
+        "recorded with what they fetch, text up to 256 bytes; names behind pointers for up to 500 functions. "
         f"Default: for more than {RECORD_FROM} functions, and for --filter and the like with -f summary.",
     )(function)
 

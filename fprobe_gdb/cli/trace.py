@@ -264,6 +264,7 @@ def _recorder(
         asked=asked_by(judge, guest_facts(k)) if judge else None,
         tracefs=request.tracefs,
         events=recorded_events(k, definitions, request.questions) if definitions else (),
+        names=True,
     )
 
 

@@ -36,6 +36,7 @@ from fprobe_gdb.session.calls_in_flight import CallsInFlight
 from fprobe_gdb.session.describe import describe_arguments, describe_result
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.recorded_events import RecordedEvent
+from fprobe_gdb.session.recorded_names import NamesPlan, recorded_names, with_names
 from fprobe_gdb.session.tracefs_text import entry_text, return_text
 
 __all__ = ["RecordTracer"]
@@ -58,6 +59,7 @@ class RecordTracer:
     :param asked: what is asked of each call, by location; see :func:`~fprobe_gdb.session.pad_questions.asked_by`.
     :param tracefs: also tell what only lines in tracefs' form have.
     :param events: probe events that are recorded too.
+    :param names: show the names behind arguments of functions, if these are few.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class RecordTracer:
         asked: Mapping[int, Asked] | None = None,
         tracefs: bool = False,
         events: Sequence[RecordedEvent] = (),
+        names: bool = False,
     ) -> None:
         self._k = k
         self._sink = sink
@@ -100,6 +103,9 @@ class RecordTracer:
         self._returns: dict[tuple[int, int], str] = {}
         self._has_count = k.knowledge.percpu.preempt_count is not None
         self._names: dict[int, str] = {}
+        self._wants_names = names and not (quiet or tracefs)
+        # What is fetched with arguments, by location.
+        self._fetched: Mapping[int, NamesPlan] = {}
         self._probe: RecordProbe | None = None
         self._events = events
         # Those of events, and what they record, by their numbers.
@@ -132,6 +138,9 @@ class RecordTracer:
             self._event_probes[probe.number] = probe, event
 
     def _record_functions(self, ips: Sequence[int]) -> None:
+        asked = self._asked or {}
+        if self._wants_names:
+            self._fetched = recorded_names(self._k, ips, asked)
         self._probe = self._k.record(
             ips,
             self._consume,
@@ -142,7 +151,7 @@ class RecordTracer:
             nr_maxactive=self._nr_maxactive,
             block=self._block,
             ordered=not self._quiet,
-            asked=self._asked,
+            asked=with_names(ips, asked, self._fetched) if self._fetched else self._asked,
         )
 
     def _record_event(self, event: RecordedEvent) -> RecordProbe:
@@ -414,7 +423,9 @@ class RecordTracer:
         if proto is None:
             return None
         regs = dict(zip(ARGUMENT_REGISTERS, record.args, strict=True)) | {"sp": 0}
-        return describe_arguments(arguments(self._k.btf, proto, regs, self._memory))
+        plan = self._fetched.get(record.ip)
+        names = plan.names(record.payload) if plan else {}
+        return describe_arguments(arguments(self._k.btf, proto, regs, self._memory), names)
 
     def _result(self, func: str, record: Record) -> str | None:
         proto = self._k.prototype(func) if self._typed else None
