@@ -35,7 +35,7 @@ from fprobe_gdb.dispatch.base import Dispatch, RunEnd, stop_guest
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
-from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
+from fprobe_gdb.dispatch.trampoline.pad_expr import ALWAYS, Asked
 from fprobe_gdb.dispatch.trampoline.record_flags import TaskFlags
 from fprobe_gdb.dispatch.trampoline.record_format import RecordForm, TaskNames
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
@@ -496,9 +496,17 @@ class Kernel(GuestView):
             raise RecordNoRing(self.num_possible_cpus(), attached=attached)
         if (ip := self.records.without_fentry(ips)) is not None:
             raise SiteNotRecorded(ip)
-        decided = any(it.at_exit is not None for it in (asked or {}).values())
+        at_exit = [it.at_exit for it in (asked or {}).values()]
+        decided, always = any(it is not None for it in at_exit), all(it == ALWAYS for it in at_exit)
         payload_bytes = max((it.payload.size_bytes for it in (asked or {}).values() if it.payload), default=0)
-        form = RecordForm(not entry_only, args, self._task_names(flags) if names else None, decided, payload_bytes)
+        form = RecordForm(
+            not entry_only,
+            args,
+            self._task_names(flags) if names else None,
+            decided=decided,
+            always=decided and always,
+            payload_bytes=payload_bytes,
+        )
         wanted = nr_maxactive or len(ips) * self.num_possible_cpus() * 2
         return dispatch.record(
             ips,

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from fprobe_gdb.dispatch.trampoline.pad_expr import Asked, Imm
+from fprobe_gdb.dispatch.trampoline.pad_expr import ALWAYS, Asked
 from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordForm, TaskNames
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
 from fprobe_gdb.dispatch.trampoline.zone import LONGEST_RECORD_BYTES, MAX_PROBES
@@ -138,7 +138,7 @@ def _recorded(k: Kernel, definition: EventDefinition, facts: GuestFacts, questio
     asked = dict.fromkeys(ips, Asked())
     if questions:
         asked = asked_by(judge_event(definition, questions, k.knowledge, k.records), facts)
-    at_exit = Imm(1) if definition.is_return else None
+    at_exit = ALWAYS if definition.is_return else None
     return RecordedEvent(
         plan, {ip: Asked(of.at_entry, of.at_exit or at_exit, plan.payload) for ip, of in asked.items()}
     )

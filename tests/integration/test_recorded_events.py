@@ -183,7 +183,7 @@ def test_counts_of_the_workload(guest: Callable[..., Kernel], kernel: str) -> No
         for count in of:
             entries, returns = rows[f"oracle/e_{count.function}"], rows[f"oracle/r_{count.function}"]
             assert (entries.hits, entries.exits, entries.missed, entries.lost) == (count.entries, 0, 0, 0)
-            assert (returns.hits, returns.exits, returns.missed, returns.lost) == (count.exits, count.exits, 0, 0)
+            assert (returns.hits, returns.exits, returns.missed, returns.lost) == (count.entries, count.exits, 0, 0)
             retvals = {event.fields[0].value for event in hits if event.fields and event.probe_event == returns.func}
             assert count.retval is None or retvals <= {str(count.retval)}
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fprobe_gdb.dispatch.trampoline.payload import Payload
 
 __all__ = [
+    "ALWAYS",
     "AllOf",
     "AnyOf",
     "Asked",
@@ -240,6 +241,10 @@ class Asked:
     at_entry: PadExpr | None = None
     at_exit: PadExpr | None = None
     payload: Payload | None = None
+
+
+#: Asked at returns, it has each call recorded there.
+ALWAYS = Imm(1)
 
 
 def walk(node: PadExpr) -> Iterator[PadExpr]:

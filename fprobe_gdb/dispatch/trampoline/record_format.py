@@ -93,6 +93,8 @@ class ProbeWord(IntEnum):
     #: Calls that were asked something, and are not recorded for their answer; and for how many there was none.
     KEPT_OUT = 24
     FAULTS = 32
+    #: Where all calls are recorded at their return: calls that have got a node for that.
+    AWAITED = 40
 
 
 class RingWord(IntEnum):
@@ -158,6 +160,7 @@ class RecordForm:
     :param args: entries hold the six argument registers.
     :param names: records hold the task's name and pid.
     :param decided: a call is recorded once, at its return, which decides whether it is.
+    :param always: with ``decided``: all are. They are hits from their entry on, also those that never return.
     :param payload_bytes: room for what is fetched, a multiple of 8 (:mod:`~fprobe_gdb.dispatch.trampoline.payload`).
     """
 
@@ -165,6 +168,7 @@ class RecordForm:
     args: bool = False
     names: TaskNames | None = None
     decided: bool = False
+    always: bool = False
     payload_bytes: int = 0
 
     @property

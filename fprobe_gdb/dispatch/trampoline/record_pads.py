@@ -217,6 +217,8 @@ class _Pad:
         if (task := self.place.offsets.current_task) is not None:
             asm.mov("ax", gs(task))
             asm.mov(at("r10", NodeWord.TASK), "ax")
+        if self.form.always:
+            asm.lock_inc(rip(self._probe_word(ProbeWord.AWAITED)))
         self._word(RecordKind.ENTRY)
         self._hook()
 
@@ -277,7 +279,7 @@ class _Pad:
         self._stub_parent("exit.")
         self._full("exit.", "exit.lost")
         asm.label("exit.lost")
-        if self.form.decided:
+        if self.form.decided and not self.form.always:
             self._count_lost(at_exit=True)
         else:
             asm.lock_inc(rip(self._probe_word(ProbeWord.LOST_EXITS)))

@@ -2,7 +2,8 @@
 
 Rule 1: a call is in one of ``hits`` (its record was taken), ``nmissed`` (its record says that no node was left),
 ``lost`` (there was no room for a record) and ``kept_out`` (it was asked something, and the answer was no). All four are
-counted by the pads. Where the return decides, calls that have not returned are in none of them.
+counted by the pads. Where the return decides, calls that have not returned are in none of them; where it says yes to
+all, they are hits, which is known once the probe is removed.
 Rule 2: while a probe is disabled its functions are not planted, and returns are not told, as with an fprobe: what was
 entered before comes home unseen, what is entered meanwhile is no call.
 Rule 3: probes come and go while the guest is stopped. Code of pads stays for good: a vCPU may be in it at any time.
@@ -343,6 +344,10 @@ class Recorder:
         probe.losses = {ip: count for ip, count in counts if count}
         probe.lost = self._words[self._word(probe, ProbeWord.LOST)] + sum(probe.losses.values())
         probe.lost_exits = self._words[self._word(probe, ProbeWord.LOST_EXITS)]
+        if probe.form.always:
+            # Whose only record was lost is no hit.
+            probe.lost += probe.lost_exits
+            probe.hits = self._words[self._word(probe, ProbeWord.AWAITED)] - probe.lost_exits
         probe.kept_out = self._words[self._word(probe, ProbeWord.KEPT_OUT)]
         probe.faults = self._words[self._word(probe, ProbeWord.FAULTS)]
 
@@ -430,8 +435,9 @@ class Recorder:
         return count
 
     def _clear_words(self, probe: RecordProbe) -> None:
-        for word in (ProbeWord.LOST, ProbeWord.LOST_EXITS, ProbeWord.KEPT_OUT, ProbeWord.FAULTS):
-            self._words[self._word(probe, word)] = 0
+        for word in ProbeWord:
+            if word is not ProbeWord.FREE:
+                self._words[self._word(probe, word)] = 0
         if probe.by_function and self._losses and any(self._losses[:].tobytes()):
             for ip in probe.ips:
                 if (place := self._loss_place(ip)) is not None:

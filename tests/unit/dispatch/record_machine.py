@@ -11,7 +11,7 @@ import unicorn
 from unicorn import x86_const as x86
 
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
-from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
+from fprobe_gdb.dispatch.trampoline.pad_expr import ALWAYS, Asked
 from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordForm, RingWord
 from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace
 from fprobe_gdb.dispatch.trampoline.recorder import Recorder, RecordProbe
@@ -160,6 +160,7 @@ class RecordMachine:
             RecordForm(
                 **form,
                 decided=asked is not None and asked.at_exit is not None,
+                always=asked is not None and asked.at_exit == ALWAYS,
                 payload_bytes=asked.payload.size_bytes if asked and asked.payload else 0,
             ),
             consume,

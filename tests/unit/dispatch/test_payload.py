@@ -8,7 +8,18 @@ from itertools import count
 import pytest
 from unicorn import x86_const as x86
 
-from fprobe_gdb.dispatch.trampoline.pad_expr import Asked, Compute, Entered, Frame, Imm, Kept, Left, OrZero, Peek
+from fprobe_gdb.dispatch.trampoline.pad_expr import (
+    ALWAYS,
+    Asked,
+    Compute,
+    Entered,
+    Frame,
+    Imm,
+    Kept,
+    Left,
+    OrZero,
+    Peek,
+)
 from fprobe_gdb.dispatch.trampoline.payload import Items, Number, Payload, Text, Value
 from fprobe_gdb.dispatch.trampoline.peek_code import SIZES
 from fprobe_gdb.dispatch.trampoline.record_format import RecordKind
@@ -145,7 +156,7 @@ def test_fetched_at_the_entry(machine: RecordMachine, returns: bool, names: obje
 
 
 def test_fetched_at_the_return(machine: RecordMachine) -> None:
-    probe = machine.record(FUNCTION, returns=True, names=NAMES, asked=Asked(at_exit=Imm(1), payload=LEFT))
+    probe = machine.record(FUNCTION, returns=True, names=NAMES, asked=Asked(at_exit=ALWAYS, payload=LEFT))
     for seed in range(3):
         before = machine.enter(FUNCTION, seed=seed)
         assert machine.run(CALLER)
@@ -179,7 +190,7 @@ def test_a_hit_inside_of_a_pad_at_each_instruction(at_return: bool) -> None:
     machine = RecordMachine(cpus=2)
     machine.open_window(PAGE)
     payload, expect = (LEFT, left) if at_return else (AT_ENTRY, at_entry)
-    asked = Asked(at_exit=Imm(1) if at_return else None, payload=payload)
+    asked = Asked(at_exit=ALWAYS if at_return else None, payload=payload)
     machine.record(FUNCTION, returns=at_return, asked=asked)
     for steps in count(1, 5):
         outer = machine.enter(FUNCTION)

@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from fprobe_gdb.dispatch.trampoline.pad_expr import Asked, Imm
+from fprobe_gdb.dispatch.trampoline.pad_expr import ALWAYS, Asked
 from fprobe_gdb.dispatch.trampoline.record_format import Record, record_bits
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.registers import GENERAL_REGISTERS
@@ -53,7 +53,7 @@ def test_the_newest_is_the_first_to_enter_and_the_last_to_leave(machine: RecordM
 
 def test_records_have_the_real_return_address(machine: RecordMachine) -> None:
     for number in range(3):
-        machine.record(FUNCTION, returns=True, by_function=False, asked=Asked(at_exit=Imm(1)) if number == 1 else None)
+        machine.record(FUNCTION, returns=True, by_function=False, asked=Asked(at_exit=ALWAYS) if number == 1 else None)
     machine.call(FUNCTION)
     records = machine.take()
     assert {record.ret_ip for record in records} == {CALLER}
@@ -114,7 +114,7 @@ def test_a_removed_one_leaves_the_others(machine: RecordMachine) -> None:
 
 def test_a_hit_inside_of_pads_at_each_instruction() -> None:
     machine = RecordMachine(cpus=2)
-    forms = ({"returns": True}, {"returns": True, "asked": Asked(at_exit=Imm(1))}, {"args": True})
+    forms = ({"returns": True}, {"returns": True, "asked": Asked(at_exit=ALWAYS)}, {"args": True})
     probes = [machine.record(FUNCTION, by_function=False, **form) for form in forms]  # type: ignore[arg-type]
     calls = 0
     for steps in count(1, 2):
