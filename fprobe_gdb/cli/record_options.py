@@ -26,25 +26,31 @@ def record_options(function: F) -> F:
     return click.option(
         "--record/--no-record",
         default=None,
-        help="Let the guest record calls by itself, ten times as cheap as a handler: pointers are just numbers. "
+        help="Let the guest record calls by itself, ten times as cheap as a handler and more. Events (f:, t:) are "
+        "recorded with what they fetch, text up to 256 bytes; names behind pointers for up to 500 functions. "
         "With -f summary, --hist and --count-by are added up there, too; else from what is recorded. "
         f"Default: for more than {RECORD_FROM} functions, and for --filter and the like with -f summary.",
     )(function)
 
 
-def recordable(what: What, form: Form) -> bool:
-    """Whether all that is asked for can be had without handlers."""
-    return not (what.lines or what.selection.waits or form.stack)
+def recordable(what: What, form: Form, *, events: bool = False) -> bool:
+    """Whether all that is asked for can be had without handlers.
+
+    :param events: probe events can be recorded.
+    """
+    return not ((what.lines and not events) or what.selection.waits or form.stack)
 
 
-def check_recordable(record: bool | None, what: What, form: Form) -> None:
+def check_recordable(record: bool | None, what: What, form: Form, *, events: bool = False) -> None:
     """Check ``--record`` against the rest.
 
+    :param events: as of :func:`recordable`.
     :raise click.UsageError: it cannot be had with that.
     """
-    if record and not recordable(what, form):
+    if record and not recordable(what, form, events=events):
+        no_events = "" if events else "no events, "
         raise click.UsageError(
-            "--record knows calls of --include alone: no events or --stack; leave it out, and handlers serve"
+            f"--record knows {no_events}no --stack, and no modules that come later; leave it out, and handlers serve"
         )
 
 

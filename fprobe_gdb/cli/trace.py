@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,9 +18,18 @@ from fprobe_gdb.cli.progress import working
 from fprobe_gdb.cli.record_options import check_recordable, record_options, recordable, should_record
 from fprobe_gdb.cli.sinks import open_sink
 from fprobe_gdb.cli.trace_options import Form, TraceCommand, What, form_options, what_options
-from fprobe_gdb.errors import GuestPanic, NotCompiled, RecordRefused, SiteNoCode, SiteNotRecorded, TargetLost
+from fprobe_gdb.errors import (
+    GuestPanic,
+    NotCompiled,
+    RecordRefused,
+    SiteNoCode,
+    SiteNotRecorded,
+    TargetLost,
+    UsageError,
+)
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.output.base import EventSink
+from fprobe_gdb.probe_events import EventDefinition
 from fprobe_gdb.session.command_gate import start_at_gate
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge, Questions
@@ -29,6 +38,7 @@ from fprobe_gdb.session.pad_questions import asked_by, guest_facts
 from fprobe_gdb.session.pad_sums import pad_sums
 from fprobe_gdb.session.record_sums import need_recorded
 from fprobe_gdb.session.record_tracer import RecordTracer
+from fprobe_gdb.session.recorded_events import judge_event, recorded_events
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.tracer import Tracer
 from images.progress import Progress
@@ -54,7 +64,7 @@ class _Request:
     @property
     def recordable(self) -> bool:
         """Whether all that is asked for can be had without handlers."""
-        return recordable(self.what, self.form)
+        return recordable(self.what, self.form, events=True)
 
     @property
     def quiet(self) -> bool:
@@ -74,7 +84,7 @@ class _Request:
 
     # Compile the questions for a kernel, at the addresses that its records have.
     def judge(self, knowledge: KernelKnowledge, records: ImageRecords) -> Judge | None:
-        if not self.questions:
+        if not (self.questions and self.what.include):
             return None
         ips = self.what.functions(records)
         return Judge(self.questions, knowledge, ips, records.name_at, entry_only=self.entry_only)
@@ -152,6 +162,9 @@ def trace(command: tuple[str, ...], dry_run: bool, **values: Any) -> int:
         if options.dispatch == "breakpoint":
             options.check_sites(len(ips))
         judge = request.judge(knowledge, records)
+        if request.questions:
+            for definition in definitions:
+                judge_event(definition, request.questions, knowledge, records)
     if dry_run:
         click.echo(argv_dry_run(options.machine_spec(path)))
         click.echo(f"# {len(ips)} functions: {', '.join(records.name_at(ip) for ip in ips)}")
@@ -174,19 +187,19 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
         # The guest's addresses may be others than the image's, so all is made anew for it.
         ips = request.what.functions(k.records)
         judge = request.judge(k.knowledge, k.records)
-        why_handlers = ""
-        if request.wants_record(k, len(ips)):
-            try:
-                recorder = _recorder(k, sink, request, judge)
-            except NotCompiled as error:
-                why_handlers = error.why
-            else:
-                _follow(k, recorder, request, lambda: _record(k, sink, request, judge, recorder, ips))
-                return
-        tracer = _tracer(k, sink, request, judge, why_handlers)
         definitions = request.what.definitions(k)
         # At the gate the guest's shell is busy.
         k.tracepoints.switch_on(it.symbol for it in definitions if it.is_tracepoint)
+        why_handlers = ""
+        if request.wants_record(k, len(ips)):
+            try:
+                recorder = _recorder(k, sink, request, judge, definitions)
+            except NotCompiled as error:
+                why_handlers = error.why
+            else:
+                _follow(k, recorder, request, lambda: _record(k, sink, request, judge, recorder, ips, definitions))
+                return
+        tracer = _tracer(k, sink, request, judge, why_handlers)
 
         def register() -> Tracer:
             tracer.register(ips, definitions, request.what.selection)
@@ -197,19 +210,28 @@ def _trace(options: BootOptions, request: _Request, knowledge: KernelKnowledge, 
 
 # Start to record, or let handlers do it where that is refused. Gives what traces.
 def _record(
-    k: Kernel, sink: EventSink, request: _Request, judge: Judge | None, recorder: RecordTracer, ips: list[int]
+    k: Kernel,
+    sink: EventSink,
+    request: _Request,
+    judge: Judge | None,
+    recorder: RecordTracer,
+    ips: list[int],
+    definitions: Sequence[EventDefinition],
 ) -> Tracer | RecordTracer:
     try:
         recorder.register(ips)
     except (RecordRefused, SiteNoCode, SiteNotRecorded) as error:
+        recorder.unregister()
         tracer = _tracer(k, sink, request, judge, error.why)
-        tracer.register(ips)
+        tracer.register(ips, definitions)
         return tracer
     return recorder
 
 
 # A tracer with handlers.
 def _tracer(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None, why_handlers: str) -> Tracer:
+    if request.what.lines and request.questions:
+        raise UsageError(f"{why_handlers}, so pads cannot do it, and handlers ask nothing of events")
     return Tracer(
         k,
         sink,
@@ -224,7 +246,11 @@ def _tracer(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None, 
 
 
 # A tracer that does without handlers.
-def _recorder(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None) -> RecordTracer:
+def _recorder(
+    k: Kernel, sink: EventSink, request: _Request, judge: Judge | None, definitions: Sequence[EventDefinition]
+) -> RecordTracer:
+    if request.tracefs and definitions:
+        raise NotCompiled("lines of ftrace show events of handlers")
     if request.tracefs and not k.has_types:
         raise NotCompiled("the kernel has no types that tell where lines of ftrace have their flags from")
     if request.tracefs and judge and judge.at_exit:
@@ -251,21 +277,26 @@ def _recorder(k: Kernel, sink: EventSink, request: _Request, judge: Judge | None
         asked=asked,
         sums=sums,
         judge=judge if judge and judge.sums and not sums else None,
+        events=recorded_events(k, definitions, request.questions) if definitions else (),
+        names=True,
     )
 
 
 def _request(command: str, values: dict[str, Any]) -> _Request:
     questions = _questions(values)
     request = _Request(What.take(values), Form.take(values), command=command, questions=questions, **values)
-    if request.what.lines and questions:
-        raise click.UsageError("--filter, --errors, --min-duration, --hist and --count-by ask about functions of -i")
+    if request.what.lines and questions and (not request.record or questions.hist or questions.count_by):
+        raise click.UsageError(
+            "--filter, --errors, --min-duration, --hist and --count-by ask about functions of -i; the first three ask "
+            "about events, too, with --record"
+        )
     if not request.what.include and (request.entry_only or request.nr_maxactive):
         raise click.UsageError("--entry-only and --maxactive are about functions of -i; an event says 'f16 ...%return'")
     if request.form.graph and request.entry_only:
         raise click.UsageError("--graph draws calls to their returns, which --entry-only leaves out")
     if request.from_boot and request.what.selection.waits:
         raise click.UsageError("--from-boot cannot wait for modules: they are found once the guest is up")
-    check_recordable(request.record, request.what, request.form)
+    check_recordable(request.record, request.what, request.form, events=True)
     return request
 
 

@@ -14,13 +14,14 @@ from fprobe_gdb.probe_events.argument import FetchArgument
 from fprobe_gdb.probe_events.catalog import KernelCatalog, ProbeCatalog
 from fprobe_gdb.probe_events.definition import EventDefinition, parse_definition
 from fprobe_gdb.probe_events.errors import MESSAGES, ProbeEventError, TracepointRefused
-from fprobe_gdb.probe_events.fetch import FetchContext, Fetched, entry_words, fetch
+from fprobe_gdb.probe_events.fetch import CutText, FetchContext, Fetched, entry_words, fetch, fetched
 from fprobe_gdb.probe_events.names import auto_name
 from fprobe_gdb.probe_events.registry import ProbeEvents
 from fprobe_gdb.probe_events.text import argument_text, arguments_text, event_text, slot_texts, symbol_text
 
 __all__ = [
     "MESSAGES",
+    "CutText",
     "EventDefinition",
     "FetchArgument",
     "FetchContext",
@@ -36,6 +37,7 @@ __all__ = [
     "entry_words",
     "event_text",
     "fetch",
+    "fetched",
     "parse_definition",
     "slot_texts",
     "symbol_text",

@@ -11,15 +11,15 @@ from fprobe_gdb.probe_events.definition import EventDefinition
 from fprobe_gdb.probe_events.program import Deref, FetchProgram, OpKind
 from fprobe_gdb.registers import ARGUMENT_REGISTERS, MASK64
 
-__all__ = ["FetchContext", "Fetched", "entry_words", "fetch"]
+__all__ = ["STACK_BYTES", "CutText", "FetchContext", "Fetched", "entry_words", "fetch", "fetched", "text_of"]
 
 _WORD_BYTES = 8
 #: MAX_STRING_SIZE (PATH_MAX), with the NUL.
 _MAX_STRING_BYTES = 4096
 _CHUNK_BYTES = 256
 _PAGE_BYTES = 4096
-# THREAD_SIZE of x86_64 without KASAN; stacks are aligned to it.
-_STACK_BYTES = 16 << 10
+#: THREAD_SIZE of x86_64 without KASAN; stacks are aligned to it.
+STACK_BYTES = 16 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,15 @@ class FetchContext:
     read: Callable[[int, int], bytes]
     comm: Callable[[], str]
     entry_data: Sequence[int] = ()
+
+
+class CutText(bytes):
+    """Text that goes on, but its place has an end."""
+
+
+def text_of(slot: bytes) -> str:
+    """A string; of one that goes on, with dots behind."""
+    return slot.decode(errors="backslashreplace") + ("..." if isinstance(slot, CutText) else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +67,7 @@ class Fetched:
 
     def _plain(self, slot: int | bytes | None) -> int | str | None:
         if isinstance(slot, bytes):
-            return slot.decode(errors="backslashreplace")
+            return text_of(slot)
         bits = self.argument.type.size_bytes * 8
         if slot is not None and self.argument.type.is_signed and slot >> (bits - 1):
             return slot - (1 << bits)
@@ -88,6 +97,11 @@ def _fetch_one(argument: FetchArgument, context: FetchContext, symbol_text: Call
         slots = list(run.strings())
     else:
         slots = list(run.numbers())
+    return fetched(argument, slots)
+
+
+def fetched(argument: FetchArgument, slots: Sequence[int | bytes | None]) -> Fetched:
+    """An argument's value, given what could be read of it."""
     is_fault = any(slot is None for slot in slots)
     if not argument.type.is_string:
         # DIFFERS: the kernel does not write the slot, and prints what was in its ring buffer.
@@ -110,10 +124,7 @@ class _Run:
             slot: int | None = base
             if base is not None and program.store is not OpKind.ST_RAW:
                 slot = self._read(base + program.offset + number * program.size_bytes, program.size_bytes)
-            if slot is not None:
-                slot &= (1 << program.size_bytes * 8) - 1
-                slot = program.bits.of(slot) if program.bits else slot
-            yield slot
+            yield None if slot is None else program.slot_of(slot)
 
     def strings(self) -> Iterator[bytes | None]:
         program = self._program
@@ -190,7 +201,7 @@ def _argument(context: FetchContext, number: int) -> int:
 def _stack_word(context: FetchContext, number: int) -> int:
     sp = context.regs["sp"]
     addr = (sp + number * _WORD_BYTES) & MASK64
-    if addr // _STACK_BYTES != sp // _STACK_BYTES:
+    if addr // STACK_BYTES != sp // STACK_BYTES:
         return 0
     try:
         return int.from_bytes(context.read(addr, _WORD_BYTES), "little")

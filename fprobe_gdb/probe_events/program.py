@@ -83,3 +83,8 @@ class FetchProgram:
     bits: Bits | None = None
     #: Elements of an array, 0 for none.
     count: int = 0
+
+    def slot_of(self, word: int) -> int:
+        """Of a word that holds the value, what the record keeps of it: as many bytes, or the bits asked for."""
+        word &= (1 << self.size_bytes * 8) - 1
+        return self.bits.of(word) if self.bits else word

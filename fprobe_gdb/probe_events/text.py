@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.probe_events.definition import EventDefinition
-from fprobe_gdb.probe_events.fetch import Fetched
+from fprobe_gdb.probe_events.fetch import CutText, Fetched, text_of
 
 __all__ = ["argument_text", "arguments_text", "event_text", "slot_texts", "symbol_text"]
 
@@ -55,7 +55,7 @@ def argument_text(fetched: Fetched, symbols: SymbolTable) -> str:
 def slot_texts(fetched: Fetched, symbols: SymbolTable) -> tuple[str | None, ...]:
     """The same for programs: one text for each value, strings without quotes, None for one that cannot be read."""
     return tuple(
-        slot.decode(errors="backslashreplace") if isinstance(slot, bytes)
+        text_of(slot) if isinstance(slot, bytes)
         else None if slot is None else _slot_text(fetched, slot, symbols)
         for slot in fetched.slots
     )  # fmt: skip
@@ -65,7 +65,7 @@ def _slot_text(fetched: Fetched, slot: int | bytes | None, symbols: SymbolTable)
     if slot is None:
         return _UNREADABLE
     if isinstance(slot, bytes):
-        return '"' + slot.decode(errors="backslashreplace") + '"'
+        return '"' + slot.decode(errors="backslashreplace") + '"' + ("..." if isinstance(slot, CutText) else "")
     of = fetched.argument.type
     if of.name == "symbol":
         return symbol_text(symbols, slot)

@@ -35,7 +35,7 @@ from fprobe_gdb.dispatch.base import Dispatch, RunEnd, stop_guest
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
-from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
+from fprobe_gdb.dispatch.trampoline.pad_expr import ALWAYS, Asked
 from fprobe_gdb.dispatch.trampoline.record_flags import TaskFlags
 from fprobe_gdb.dispatch.trampoline.record_format import RecordForm, TaskNames
 from fprobe_gdb.dispatch.trampoline.recorder import Recorder, RecordProbe
@@ -467,6 +467,7 @@ class Kernel(GuestView):
         block: bool = False,
         ordered: bool = True,
         asked: Mapping[int, Asked] | None = None,
+        by_function: bool = True,
         tables: Sequence[TableForm] | None = None,
     ) -> RecordProbe:
         """Record calls of functions inside the guest, without a handler: a thousand times as cheap as a hit.
@@ -486,6 +487,7 @@ class Kernel(GuestView):
             the order of each CPU, one CPU after the other.
         :param asked: by location, what is asked of each call before it is recorded. If something is asked at returns,
             calls are recorded there, each as one record.
+        :param by_function: count losses by function. A function can be in several recordings, in one of them so.
         :param tables: record nothing: calls are added up in the guest, by function, and in these tables as ``asked``
             says. ``counts`` of the probe has all that, once it is removed.
         :raise RecordRefused: without trampolines, or when there is no room for another probe.
@@ -499,11 +501,28 @@ class Kernel(GuestView):
             raise RecordNoRing(self.num_possible_cpus(), attached=attached)
         if (ip := self.records.without_fentry(ips)) is not None:
             raise SiteNotRecorded(ip)
-        decided = any(it.at_exit is not None for it in (asked or {}).values())
-        form = RecordForm(not entry_only, args, self._task_names(flags) if names else None, decided)
+        at_exit = [it.at_exit for it in (asked or {}).values()]
+        decided, always = any(it is not None for it in at_exit), all(it == ALWAYS for it in at_exit)
+        payload_bytes = max((it.payload.size_bytes for it in (asked or {}).values() if it.payload), default=0)
+        form = RecordForm(
+            not entry_only,
+            args,
+            self._task_names(flags) if names else None,
+            decided=decided,
+            always=decided and always,
+            payload_bytes=payload_bytes,
+        )
         wanted = nr_maxactive or len(ips) * self.num_possible_cpus() * 2
         return dispatch.record(
-            ips, form, consume, nr_maxactive=wanted, block=block, ordered=ordered, asked=asked, tables=tables
+            ips,
+            form,
+            consume,
+            nr_maxactive=wanted,
+            block=block,
+            ordered=ordered,
+            asked=asked,
+            by_function=by_function,
+            tables=tables,
         )
 
     @property
@@ -574,12 +593,14 @@ class Kernel(GuestView):
         return self._dispatch.estimated_times(oldest_tsc, newest_tsc)
 
     def open_window(self) -> bool:
-        """Let recording pads follow pointers. Returns whether they can. The guest is stopped.
+        """Let recording pads follow pointers. Returns whether they can: not in a boot. The guest is stopped.
 
         :raise RecordNoTrampolines: the guest has none.
         """
         dispatch = self._recording_dispatch
-        if isinstance(self.machine, Machine):
+        # While it boots the kernel looks through its page tables for what can be written and executed (debug_checkwx()
+        # in mark_rodata_ro()), and would look for the window's where it has mapped all memory, without the zone.
+        if isinstance(self.machine, Machine) and self.machine.agent.ready:
             with contextlib.suppress(ZoneNotMapped):
                 map_window(dispatch, self.symbols)
         return dispatch.recorder.reaches_memory

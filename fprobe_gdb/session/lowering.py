@@ -116,7 +116,7 @@ class Lowering:
 
     def _follow(self) -> None:
         if not self.facts.reaches_memory:
-            raise NotCompiled("it follows pointers, and memory has no window for pads in this guest")
+            raise NotCompiled("it follows pointers, and pads have no window onto memory in this guest, or not yet")
 
     def _condition(self, node: Typed) -> PadExpr:
         match node:

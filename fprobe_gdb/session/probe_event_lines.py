@@ -9,7 +9,7 @@ from fprobe_gdb.registers import ARGUMENT_REGISTERS
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.probe_event_runner import ProbeEventHit
 
-__all__ = ["event_of", "full_name"]
+__all__ = ["event_of", "field_of", "full_name"]
 
 
 def full_name(hit: ProbeEventHit) -> str:
@@ -24,7 +24,7 @@ def event_of(k: Kernel, hit: ProbeEventHit, stack: tuple[str, ...] | None) -> En
     """
     func, caller = k.records.name_at(hit.entry_ip), k.symbolize(hit.ret_ip)
     comm, pid = (hit.task.comm, hit.task.pid) if k.has_types else (None, None)
-    fields = tuple(_field(value, k.symbols) for value in hit.values)
+    fields = tuple(field_of(value, k.symbols) for value in hit.values)
     if hit.duration_ns is None:
         args = dict(zip(ARGUMENT_REGISTERS, hit.regs.arguments, strict=True))
         return EntryEvent(
@@ -38,7 +38,8 @@ def event_of(k: Kernel, hit: ProbeEventHit, stack: tuple[str, ...] | None) -> En
     )  # fmt: skip
 
 
-def _field(fetched: Fetched, symbols: SymbolTable) -> EventField:
+def field_of(fetched: Fetched, symbols: SymbolTable) -> EventField:
+    """An argument with its value."""
     texts = slot_texts(fetched, symbols)
     value = texts if fetched.argument.count else None if fetched.is_fault else texts[0]
     return EventField(fetched.argument.name, argument_text(fetched, symbols), value)

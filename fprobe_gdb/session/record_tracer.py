@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from operator import sub
 from typing import Any, TypedDict
 
@@ -21,6 +22,7 @@ from fprobe_gdb.dispatch.trampoline.record_format import (
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
+from fprobe_gdb.dispatch.trampoline.zone import MAX_PROBES
 from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.events import (
     Aggregate,
@@ -44,9 +46,14 @@ from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge
 from fprobe_gdb.session.pad_sums import PadSums
 from fprobe_gdb.session.record_sums import RecordHit
+from fprobe_gdb.session.recorded_events import RecordedEvent
+from fprobe_gdb.session.recorded_names import NamesPlan, recorded_names, with_names
 from fprobe_gdb.session.tracefs_text import entry_text, return_text
 
 __all__ = ["RecordTracer"]
+
+# A record, and whose it is: of functions if of no event.
+_Seen = tuple[Record, RecordedEvent | None]
 
 
 class _Tracefs(TypedDict, total=False):
@@ -64,6 +71,8 @@ class RecordTracer:
     :param tracefs: also tell what only lines in tracefs' form have.
     :param sums: what pads add up, with all that is asked: then nothing is recorded at all.
     :param judge: has what is to be added up of records that are shown; see :mod:`.record_sums`.
+    :param events: probe events that are recorded too.
+    :param names: show the names behind arguments of functions, if these are few.
     """
 
     def __init__(
@@ -80,6 +89,8 @@ class RecordTracer:
         tracefs: bool = False,
         sums: PadSums | None = None,
         judge: Judge | None = None,
+        events: Sequence[RecordedEvent] = (),
+        names: bool = False,
     ) -> None:
         self._k = k
         self._sink = sink
@@ -100,7 +111,7 @@ class RecordTracer:
         self._durations: dict[int, Durations] = {}
         self._in_flight = CallsInFlight()
         # Of the time in which the guest has not measured its counter.
-        self._early: list[Record] = []
+        self._early: list[_Seen] = []
         # Values are made long after the hit: what pointers point to has changed.
         self._memory = GuestMemory(_no_memory, lambda: 0)
         self._typed = k.has_types
@@ -109,7 +120,13 @@ class RecordTracer:
         self._returns: dict[tuple[int, int], str] = {}
         self._has_count = k.knowledge.percpu.preempt_count is not None
         self._names: dict[int, str] = {}
+        self._wants_names = names and not (quiet or tracefs)
+        # What is fetched with arguments, by location.
+        self._fetched: Mapping[int, NamesPlan] = {}
         self._probe: RecordProbe | None = None
+        self._events = events
+        # Those of events, and what they record, by their numbers.
+        self._event_probes: dict[int, tuple[RecordProbe, RecordedEvent]] = {}
         self._host_ns = 0
 
     @property
@@ -124,12 +141,23 @@ class RecordTracer:
         return self._probe
 
     def register(self, ips: Sequence[int]) -> None:
-        """Start to record these locations.
+        """Start to record these locations, and the events.
 
         :raise PlantRefused, ZoneError: when they cannot be.
         """
-        self._names = {ip: self._k.records.name_at(ip) for ip in ips}
+        every = {*ips, *chain.from_iterable(event.ips for event in self._events)}
+        self._names = {ip: self._k.records.name_at(ip) for ip in every}
         self._k.on_console = lambda line: self._console(line, "console")
+        if ips:
+            self._record_functions(ips)
+        for event in self._events:
+            probe = self._record_event(event)
+            self._event_probes[probe.number] = probe, event
+
+    def _record_functions(self, ips: Sequence[int]) -> None:
+        asked = self._asked or {}
+        if self._wants_names:
+            self._fetched = recorded_names(self._k, ips, asked)
         self._probe = self._k.record(
             ips,
             self._consume,
@@ -140,9 +168,36 @@ class RecordTracer:
             nr_maxactive=self._nr_maxactive,
             block=self._block,
             ordered=not self._quiet,
-            asked=self._asked,
+            asked=with_names(ips, asked, self._fetched) if self._fetched else self._asked,
             tables=self._sums.tables if self._sums else None,
         )
+
+    def _record_event(self, event: RecordedEvent) -> RecordProbe:
+        definition, asked = event.definition, event.asked
+        if self._quiet:
+            asked = {ip: replace(of, payload=None) for ip, of in asked.items()}
+        return self._k.record(
+            event.ips,
+            self._consume,
+            entry_only=not definition.is_return,
+            args=not (self._quiet or definition.is_return),
+            names=not self._quiet,
+            nr_maxactive=definition.nr_maxactive,
+            block=self._block,
+            ordered=not self._quiet,
+            asked=asked,
+            by_function=False,
+        )
+
+    @property
+    def _probes(self) -> list[RecordProbe]:
+        return [*([self._probe] if self._probe else []), *(probe for probe, _ in self._event_probes.values())]
+
+    def unregister(self) -> None:
+        """Stop to record, as if nothing had been; the guest is stopped."""
+        for probe in self._probes:
+            self._k.stop_recording(probe)
+        self._probe, self._event_probes = None, {}
 
     def output(self, data: bytes) -> None:
         """Pass on output of the traced command, line by line."""
@@ -152,15 +207,17 @@ class RecordTracer:
 
     def finish(self, ended: str, command_status: int | None) -> SummaryEvent:
         """Write what is left of the command's output, what was lost, and the summary."""
-        if self._probe:
-            self._k.stop_recording(self._probe)
+        for probe in self._probes:
+            self._k.stop_recording(probe)
         if self._early:
-            self._show_all(self._early, self._k.estimated_times(self._early[0].tsc, self._early[-1].tsc))
+            (oldest, _), (newest, _) = self._early[0], self._early[-1]
+            self._show_all(self._early, self._k.estimated_times(oldest.tsc, newest.tsc))
         if self._line:
             self._console(self._line, "command")
             self._line = ""
         self._add_counted()
         aggregates = self._add_sums()
+        self._count_events()
         self._tell_losses()
         summary = self._summary.build(
             host_ns=self._host_ns,
@@ -172,10 +229,17 @@ class RecordTracer:
         if self._sums:
             # The host had nothing to do with them.
             summary = replace(summary, host_ns_per_hit=None)
-        if self._probe:
-            summary = replace(summary, kept_out=self._probe.kept_out, faults=self._probe.faults, aggregates=aggregates)
+        kept_out, faults = sum(it.kept_out for it in self._probes), sum(it.faults for it in self._probes)
+        summary = replace(summary, kept_out=kept_out, faults=faults, aggregates=aggregates)
         self._sink.write(summary)
         return summary
+
+    # Each event has a row; and of a call with a return probe no entry is shown, but it is a hit.
+    def _count_events(self) -> None:
+        for event in self._events:
+            self._summary.counters(event.name).hits = 0
+        for probe, event in self._event_probes.values():
+            self._summary.counters(event.name).hits += probe.hits
 
     def _console(self, line: str, source: str) -> None:
         self._sink.write(ConsoleEvent(line, self._k.last_time_ns, source))
@@ -188,20 +252,25 @@ class RecordTracer:
             if self._quiet:
                 self._count(batch)
             else:
-                self._take(self.probe.form.decode(batch.data))
+                probe, event = self._recorded_by(batch.probe)
+                self._take([(record, event) for record in probe.form.decode(batch.data)])
         finally:
             self._host_ns += time.monotonic_ns() - started_ns
 
+    # A probe's number is in each of its records' first word, too.
+    def _recorded_by(self, number: int) -> tuple[RecordProbe, RecordedEvent | None]:
+        return self._event_probes.get(number) or (self.probe, None)
+
     # Much is done by functions that look at thousands of records in one go.
     def _count(self, batch: Batch) -> None:
-        form = self.probe.form
+        form = self._recorded_by(batch.probe)[0].form
         columns, step = memoryview(batch.data).cast("Q"), form.size_bytes // 8
         words = columns[::step].tolist()
         self._counted.update(words)
         if not form.returns:
             return
         tscs, entered = (columns[at // 8 :: step].tolist() for at in (form.left_tsc_at, form.entered_tsc_at))
-        exit_kind = record_bits(RecordKind.EXIT, self.probe.number)
+        exit_kind = record_bits(RecordKind.EXIT, batch.probe)
         durations = self._durations
         for kind, word, counts in zip(batch.kinds, words, map(sub, tscs, entered), strict=True):
             if kind == exit_kind:
@@ -216,19 +285,19 @@ class RecordTracer:
         khz = self._k.tsc_khz
         counters: dict[str, CallCounters] = {}
         for word, count in self._counted.items():
-            of = counters.setdefault(self._name(record_ip(word)), CallCounters())
+            of = counters.setdefault(self._row(word), CallCounters())
             match RecordKind(word & 3):
                 case RecordKind.ENTRY:
                     of.hits += count
                 case RecordKind.EXIT:
                     of.exits += count
-                    of.hits += count if self.probe.form.decided else 0
+                    of.hits += count if self._recorded_by(word >> 2 & MAX_PROBES - 1)[0].form.decided else 0
                 case RecordKind.MISSED:
                     of.missed += count
         durations: dict[str, Durations] = {}
         for word, counts in self._durations.items():
             if khz:
-                durations.setdefault(self._name(record_ip(word)), Durations()).merge(counts.scaled(1_000_000, khz))
+                durations.setdefault(self._row(word), Durations()).merge(counts.scaled(1_000_000, khz))
         for func, of in counters.items():
             self._summary.add(func, of, durations.get(func))
 
@@ -253,8 +322,12 @@ class RecordTracer:
         ip = self._k.recorded_ip(site - FENTRY_BYTES)
         return self._name(ip), ip
 
-    def _take(self, records: Sequence[Record]) -> None:
-        clock = self._k.record_times(records[-1].tsc)
+    def _row(self, word: int) -> str:
+        _, event = self._recorded_by(word >> 2 & MAX_PROBES - 1)
+        return event.name if event else self._name(record_ip(word))
+
+    def _take(self, records: Sequence[_Seen]) -> None:
+        clock = self._k.record_times(records[-1][0].tsc)
         if clock is None:
             self._early += records
             return
@@ -263,14 +336,33 @@ class RecordTracer:
             self._show_all(early, clock)
         self._show_all(records, clock)
 
-    def _show_all(self, records: Sequence[Record], clock: TscClock) -> None:
-        for record in records:
+    def _show_all(self, records: Sequence[_Seen], clock: TscClock) -> None:
+        for record, event in records:
             if self.full:
                 return
-            self._show(record, clock)
+            record = record._replace(ip=self._k.recorded_ip(record.ip))
+            if event:
+                self._show_event(event, record, clock)
+            else:
+                self._show(record, clock)
+            if self.full:
+                self._k.stop()
+
+    def _show_event(self, event: RecordedEvent, record: Record, clock: TscClock) -> None:
+        depth = self._in_flight.depth(record.task)
+        names = self._name(record.ip), self._caller(record.ret_ip)
+        match record.kind:
+            case RecordKind.ENTRY:
+                self._write(event.entry_of(self._k, record, clock, *names, depth))
+                self._shown += 1
+            case RecordKind.EXIT:
+                self._write(event.exit_of(self._k, record, clock, *names, depth))
+                self._shown += 1
+            case RecordKind.MISSED:
+                where = self._where(record, clock.at_ns(record.tsc))
+                self._write(MissedEvent(*where, reason=MissReason.POOL, depth=depth, probe_event=event.name))
 
     def _show(self, record: Record, clock: TscClock) -> None:
-        record = record._replace(ip=self._k.recorded_ip(record.ip))
         match record.kind:
             case RecordKind.ENTRY:
                 self._write(self._entry(record, clock.at_ns(record.tsc), self._in_flight.entry(record)))
@@ -294,8 +386,6 @@ class RecordTracer:
                 return
         if record.ip == self._task_dead_ip:
             self._in_flight.task_dead(record.task)
-        if self.full:
-            self._k.stop()
 
     def _write(self, event: EntryEvent | ExitEvent | MissedEvent) -> None:
         self._summary.write(event)
@@ -347,18 +437,24 @@ class RecordTracer:
             self._returns[key] = return_text(self._k, self._name(record.ip), record.ret_ip)
         return f"{self._returns[key]}{record.retval:#x}"
 
-    # What the ring had no room for, by function as far as that is known.
+    # What the ring had no room for, by function as far as that is known, and by event.
     def _tell_losses(self) -> None:
-        if self._probe is None or not self._probe.lost:
-            return
-        losses = {self._name(ip): count for ip, count in self._probe.losses.items()}
-        if unknown := self._probe.lost - sum(losses.values()):
-            losses["(any)"] = unknown
-        for func, count in sorted(losses.items()):
-            event = LostEvent(func, 0, 0, 0, 0, self._k.last_time_ns, reason=MissReason.RING_FULL, count=count)
-            self._summary.write(event)
+        losses: list[tuple[str, str | None, int]] = []
+        if self._probe:
+            by_function = {self._name(ip): count for ip, count in self._probe.losses.items()}
+            by_function["(any)"] = self._probe.lost - sum(by_function.values())
+            losses += [(func, None, count) for func, count in sorted(by_function.items())]
+        losses += [(event.definition.function, event.name, probe.lost) for probe, event in self._event_probes.values()]
+        for func, probe_event, count in losses:
+            if not count:
+                continue
+            lost = LostEvent(
+                func, 0, 0, 0, 0, self._k.last_time_ns,
+                reason=MissReason.RING_FULL, count=count, probe_event=probe_event,
+            )  # fmt: skip
+            self._summary.write(lost)
             if not self._quiet:
-                self._sink.write(event)
+                self._sink.write(lost)
 
     # Section: private
 
@@ -379,7 +475,9 @@ class RecordTracer:
         if proto is None:
             return None
         regs = dict(zip(ARGUMENT_REGISTERS, record.args, strict=True)) | {"sp": 0}
-        return describe_arguments(arguments(self._k.btf, proto, regs, self._memory))
+        plan = self._fetched.get(record.ip)
+        names = plan.names(record.payload) if plan else {}
+        return describe_arguments(arguments(self._k.btf, proto, regs, self._memory), names)
 
     def _result(self, func: str, record: Record) -> str | None:
         proto = self._k.prototype(func) if self._typed else None

@@ -55,11 +55,24 @@ class Nowhere:
         """Nothing to do."""
 
 
+@contextmanager
+def own_event(guest: Guest, definition: str, filter_: str = "", hist: str = "") -> Iterator[None]:
+    """The guest's own event ``asked``, with a filter (``0`` for none), or which only its histogram by a key sees."""
+    event = "events/kprobes/asked"
+    begin, end = f"echo '{filter_}' >{event}/filter && echo 1 >{event}/enable", f"echo 0 >{event}/enable"
+    if hist:
+        # A trigger alone writes nothing into the buffer.
+        begin, end = (f"echo '{remove}hist:keys={hist}' >{event}/trigger" for remove in ("", "!"))
+    guest.do(f"cd {TRACING} && echo '{definition}' >dynamic_events && {begin} && echo 1 >tracing_on")
+    yield
+    guest.do(f"cd {TRACING} && echo 0 >tracing_on && {end} && : >dynamic_events && : >trace")
+
+
 class Asking:
     """What can ask something of the calls of ``vfs_read``."""
 
     def __init__(self, guest: Guest) -> None:
-        self._guest = guest
+        self.guest = guest
         self._k = guest.k
         self._ips = [self._k.records.ftrace_location(self._k.address(FUNCTION))]
 
@@ -67,19 +80,6 @@ class Asking:
     def nothing(self) -> Iterator[None]:
         """Nobody asks."""
         yield
-
-    @contextmanager
-    def own_event(self, definition: str, filter_: str = "", hist: str = "") -> Iterator[None]:
-        """The guest's own event, which its filter drops, or which only its histogram sees."""
-        event = "events/kprobes/asked"
-        what = f"echo '{filter_}' >{event}/filter && echo 1 >{event}/enable"
-        if hist:
-            # A trigger alone writes nothing into the buffer.
-            what = f"echo 'hist:keys={hist}' >{event}/trigger"
-        self._guest.do(f"cd {TRACING} && echo '{definition}' >dynamic_events && {what} && echo 1 >tracing_on")
-        yield
-        end = f"echo '!hist:keys={hist}' >{event}/trigger" if hist else f"echo 0 >{event}/enable"
-        self._guest.do(f"cd {TRACING} && echo 0 >tracing_on && {end} && : >dynamic_events && : >trace")
 
     @contextmanager
     def by_pads(self, text: str) -> Iterator[None]:
@@ -121,10 +121,10 @@ def in_the_guest(asking: Asking) -> dict[str, Way]:
     """Ways that need no host."""
     ways: dict[str, Way] = {
         NOTHING: asking.nothing,
-        GUEST_ENTRY: lambda: asking.own_event(f"p:asked {FUNCTION} count=%dx:u64", "count==2"),
-        GUEST_RETURN: lambda: asking.own_event(f"r:asked {FUNCTION} ret=$retval:s64", "ret<0"),
-        GUEST_BY_PID: lambda: asking.own_event(f"p:asked {FUNCTION}", hist="common_pid"),
-        GUEST_BY_RETURN: lambda: asking.own_event(f"r:asked {FUNCTION} ret=$retval:s64", hist="ret"),
+        GUEST_ENTRY: lambda: own_event(asking.guest, f"p:asked {FUNCTION} count=%dx:u64", "count==2"),
+        GUEST_RETURN: lambda: own_event(asking.guest, f"r:asked {FUNCTION} ret=$retval:s64", "ret<0"),
+        GUEST_BY_PID: lambda: own_event(asking.guest, f"p:asked {FUNCTION}", hist="common_pid"),
+        GUEST_BY_RETURN: lambda: own_event(asking.guest, f"r:asked {FUNCTION} ret=$retval:s64", hist="ret"),
     }
     return ways | {f"pad: {text}": partial(asking.by_pads, text) for text in AGAINST}
 

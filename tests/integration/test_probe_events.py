@@ -22,7 +22,7 @@ pytestmark = pytest.mark.qemu
 # six). Why is not known.
 _RSP = {"kernel": "6.12", "backend": "rsp", "smp": 1, "breakpoint": "sw"}
 _LINE = re.compile(r"^\s*(?P<comm>\S.*)-(?P<pid>\d+)\s+\[\d+\]\s+\S+\s+[\d.]+: (?P<text>(?P<event>\w+): \(.*)$", re.M)
-_COMMANDS = ("dd if=/etc/motd of=/dev/null bs=100", "workload args 6", "cat /does/not/exist")
+COMMANDS = ("dd if=/etc/motd of=/dev/null bs=100", "workload args 6", "cat /does/not/exist")
 
 # No "symstr": with one, Linux 6.12 puts a zero byte into what lies beside it in its own ring buffer. Then the guest's
 # trace lacks a line or a letter, and now and then a process of the guest dies, with nothing of ours in it.
@@ -92,7 +92,7 @@ def run_both(
 
 def test_same_text_as_the_kernel(guest: Callable[..., Kernel]) -> None:
     """Fields by name, pointers, strings, arrays, bit-fields, files' names, values kept from the entry to the return."""
-    hits, trace, pids = run_both(guest(**_RSP), DEFINITIONS, _COMMANDS)
+    hits, trace, pids = run_both(guest(**_RSP), DEFINITIONS, COMMANDS)
     ours, theirs = our_texts(hits, pids), their_texts(trace, pids)
     assert ours == theirs
     seen = {event for _, event in ours}

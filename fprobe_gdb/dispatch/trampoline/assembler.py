@@ -118,6 +118,14 @@ class Asm:
         """``movzx r32, m8``."""
         self._memory(b"\x0f\xb6", _NUMBERS[to], source, wide=False)
 
+    def movw(self, to: Mem, source: str) -> None:
+        """``mov m16, r16``."""
+        self._memory(b"\x89", _NUMBERS[source], to, wide=False, prefix=b"\x66")
+
+    def movb(self, to: Mem, source: str) -> None:
+        """``mov m8, r8``; ``ax`` to ``dx`` only."""
+        self._memory(b"\x88", _NUMBERS[source], to, wide=False)
+
     def movb_imm(self, to: Mem, value: int) -> None:
         """``mov m8, imm8``."""
         self._memory(b"\xc6", 0, to, wide=False, imm=bytes([value]))

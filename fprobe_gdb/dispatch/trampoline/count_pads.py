@@ -40,7 +40,7 @@ def count_pads(
 
     :param tables: of the probe, in each CPU's part of the tables.
     """
-    pad = _CountPad(Asm(addr), place, form, probe, False, then, asked, tables)
+    pad = _CountPad(Asm(addr), place, form, probe, False, False, then, asked, tables)
     return assemble(pad, probes_task_dead)
 
 

@@ -278,12 +278,21 @@ class TrampolineDispatch:
         block: bool = False,
         ordered: bool = True,
         asked: Mapping[int, Asked] | None = None,
+        by_function: bool = True,
         tables: Sequence[TableForm] | None = None,
     ) -> RecordProbe:
         """Record functions, without handlers, from now on. The guest is stopped. See :meth:`.recorder.Recorder.add`."""
         self.recorder.task_dead_ip = self.task_dead_ip
         probe = self.recorder.add(
-            ips, form, consume, nr_maxactive=nr_maxactive, block=block, ordered=ordered, asked=asked, tables=tables
+            ips,
+            form,
+            consume,
+            nr_maxactive=nr_maxactive,
+            block=block,
+            ordered=ordered,
+            asked=asked,
+            by_function=by_function,
+            tables=tables,
         )
         try:
             self.sync()

@@ -11,8 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fprobe_gdb.dispatch.trampoline.payload import Payload
 
 __all__ = [
+    "ALWAYS",
     "AllOf",
     "AnyOf",
     "Asked",
@@ -30,6 +35,7 @@ __all__ = [
     "Left",
     "Not",
     "OneOf",
+    "OrZero",
     "PadExpr",
     "Peek",
     "Site",
@@ -238,17 +244,30 @@ class Sum:
 
 
 @dataclass(frozen=True, slots=True)
+class OrZero(PadExpr):
+    """A number; 0 if it is none."""
+
+    operand: PadExpr
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What a pad asks of each call, before the call is recorded; None for nothing.
 
     Where something is asked at the return, the call is recorded there, once, or not at all.
 
     :param sums: of a probe that adds up calls instead of recording them.
+    :param payload: what it fetches for the record: at the entry, or where the return decides, at the return.
     """
 
     at_entry: PadExpr | None = None
     at_exit: PadExpr | None = None
     sums: tuple[Sum, ...] = ()
+    payload: Payload | None = None
+
+
+#: Asked at returns, it has each call recorded there.
+ALWAYS = Imm(1)
 
 
 def walk(node: PadExpr) -> Iterator[PadExpr]:

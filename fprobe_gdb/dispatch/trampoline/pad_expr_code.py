@@ -32,6 +32,7 @@ from fprobe_gdb.dispatch.trampoline.pad_expr import (
     Left,
     Not,
     OneOf,
+    OrZero,
     PadExpr,
     Peek,
     Site,
@@ -88,7 +89,7 @@ class ExprCode:
     """Code for expressions, behind each other; and at last :meth:`finish`, where control does not come by itself.
 
     :param scope: what its labels begin with.
-    :param fault: the label to jump to when there is no value.
+    :param fault: the label to jump to when there is no value; it may be another one from some expression on.
     """
 
     asm: Asm
@@ -169,6 +170,8 @@ class ExprCode:
                 self._compute(node)
             case Choose():
                 self._choose(node)
+            case OrZero(operand):
+                self._or_zero(operand)
             case _:
                 self._truth(node)
 
@@ -219,7 +222,8 @@ class ExprCode:
             aside = self._label()
             self._see(len(node.data), aside)
             self._same_bytes(node.data, differs)
-            self._aside.append(lambda: self._peek_same(aside, node.data, same, differs))
+            fault = self.fault
+            self._aside.append(lambda: self._peek_same(aside, node.data, same, differs, fault))
         if when:
             asm.jmp(label)
         asm.label(behind)
@@ -238,7 +242,7 @@ class ExprCode:
                 asm.jcc("ne", differs)
                 begin += size
 
-    def _peek_same(self, aside: str, data: bytes, same: str, differs: str) -> None:
+    def _peek_same(self, aside: str, data: bytes, same: str, differs: str, fault: str) -> None:
         asm, text = self.asm, self.asm.here
         assert self.seat.peeks is not None
         asm.data(data)
@@ -246,7 +250,7 @@ class ExprCode:
         asm.lea("dx", rip(text))
         asm.movl_imm("r10", len(data))
         asm.call(self.seat.peeks.same)
-        asm.jcc("b", self.fault)
+        asm.jcc("b", fault)
         asm.cmp_imm("ax", 0)
         asm.jcc("ne", same)
         asm.jmp(differs)
@@ -259,7 +263,7 @@ class ExprCode:
             self.asm.add_imm("ax", offset)
 
     def _peek(self, node: Peek) -> None:
-        peeks, aside, done = self.seat.peeks, self._label(), self._label()
+        peeks, aside, done, fault = self.seat.peeks, self._label(), self._label(), self.fault
         assert peeks is not None
         self._address(node.base, node.offset)
         self._see(node.size_bytes, aside)
@@ -269,7 +273,7 @@ class ExprCode:
         def walk() -> None:
             self.asm.label(aside)
             self.asm.call(peeks.number[node.size_bytes])
-            self.asm.jcc("b", self.fault)
+            self.asm.jcc("b", fault)
             self.asm.jmp(done)
 
         self._aside.append(walk)
@@ -320,6 +324,16 @@ class ExprCode:
         self.asm.label(no)
         self.value(node.no)
         self.asm.label(done)
+
+    def _or_zero(self, operand: PadExpr) -> None:
+        asm, fault, done = self.asm, self.fault, self._label()
+        self.fault = self._label()
+        self.value(operand)
+        asm.jmp(done)
+        asm.label(self.fault)
+        asm.xorl("ax", "ax")
+        asm.label(done)
+        self.fault = fault
 
     def _extend(self, bits: int, signed: bool) -> None:
         asm = self.asm

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at, rip
+from fprobe_gdb.dispatch.trampoline.copy_code import items_code, text_code
 from fprobe_gdb.dispatch.trampoline.window import Window
 from fprobe_gdb.target.page_table import FOUR_GIB, FRAME, HUGE, PAGE_BYTES, PRESENT, SHIFTS
 
@@ -26,11 +27,15 @@ class Peeks:
 
     :param number: by size in bytes: ax gets the number at the address, extended with zeros.
     :param same: whether the r10 bytes at the address are those at dx, in ax; reads up to the first difference.
+    :param text: see :func:`.copy_code.text_code`.
+    :param items: by size in bytes, see :func:`.copy_code.items_code`.
     """
 
     window: Window
     number: Mapping[int, int]
     same: int
+    text: int
+    items: Mapping[int, int]
 
 
 def peek_code(addr: int, window: Window) -> tuple[bytes, Peeks]:
@@ -48,7 +53,9 @@ def peek_code(addr: int, window: Window) -> tuple[bytes, Peeks]:
     code.bytes()
     number = {size: code.number(size) for size in SIZES}
     same = code.same()
-    return asm.finish(), Peeks(window, number, same)
+    text = text_code(asm, asm.address_of("translate"), window)
+    items = {size: items_code(asm, number, size) for size in SIZES}
+    return asm.finish(), Peeks(window, number, same, text, items)
 
 
 def load(asm: Asm, to: str, base: str, size_bytes: int) -> None:

@@ -95,6 +95,8 @@ class ProbeWord(IntEnum):
     FAULTS = 32
     #: Of a probe that adds up: not 0 when returns are no longer counted.
     CLOSED = 40
+    #: Where all calls are recorded at their return: calls that have got a node for that.
+    AWAITED = 48
 
 
 class RingWord(IntEnum):
@@ -150,6 +152,8 @@ class Record(NamedTuple):
     pid: int | None
     #: See :func:`.record_flags.flags_of`; 0 where they are not recorded.
     flags: int
+    #: What was fetched for it; empty where nothing is, and with the same kinds as ``args``.
+    payload: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +164,16 @@ class RecordForm:
     :param args: entries hold the six argument registers.
     :param names: records hold the task's name and pid.
     :param decided: a call is recorded once, at its return, which decides whether it is.
+    :param always: with ``decided``: all are. They are hits from their entry on, also those that never return.
+    :param payload_bytes: room for what is fetched, a multiple of 8 (:mod:`~fprobe_gdb.dispatch.trampoline.payload`).
     """
 
     returns: bool = False
     args: bool = False
     names: TaskNames | None = None
     decided: bool = False
+    always: bool = False
+    payload_bytes: int = 0
 
     @property
     def args_at(self) -> int:
@@ -196,21 +204,28 @@ class RecordForm:
         return self.args_at + max(args_bytes, _EXIT_BYTES if self.returns else 0)
 
     @property
+    def payload_at(self) -> int:
+        """Offset of what is fetched."""
+        return self.names_at + (_NAMES_BYTES if self.names else 0)
+
+    @property
     def size_bytes(self) -> int:
         """Size of each record, a multiple of 8."""
-        return self.names_at + (_NAMES_BYTES if self.names else 0)
+        return self.payload_at + self.payload_bytes
 
     def decode(self, data: bytes) -> list[Record]:
         """Take records apart, as they lie in the ring."""
         body = (self.names_at - self.retval_at) // 8
         first_arg = (self.args_at - self.retval_at) // 8
         with_args = RecordKind.EXIT if self.decided else RecordKind.ENTRY
-        layout = struct.Struct(f"<QQQQ{'Q' if self.returns else ''}{body}Q" + ("16sII" if self.names else ""))
+        names, fetched = "16sII" if self.names else "", f"{self.payload_bytes}s" if self.payload_bytes else ""
+        layout = struct.Struct(f"<QQQQ{'Q' if self.returns else ''}{body}Q{names}{fetched}")
         records = []
         for word, tsc, task, ret_ip, *rest in layout.iter_unpack(data):
             node = rest.pop(0) if self.returns else 0
             kind = RecordKind(word & 3)
             is_exit = kind is RecordKind.EXIT
+            payload = rest.pop() if self.payload_bytes else b""
             comm, pid, flags = rest[body:] if self.names else (None, None, 0)
             records.append(
                 Record(
@@ -219,9 +234,10 @@ class RecordForm:
                     retval=rest[0] if is_exit else 0,
                     entered_tsc=rest[1] if is_exit else 0,
                     left_tsc=(rest[2] if self.decided else tsc) if is_exit else 0,
-                    comm=None if comm is None else comm.partition(b"\0")[0].decode(errors="replace"),
+                    comm=None if comm is None else comm.partition(b"\0")[0].decode(errors="backslashreplace"),
                     pid=pid,
                     flags=flags,
+                    payload=payload if kind is with_args else b"",
                 )
             )  # fmt: skip
         return records

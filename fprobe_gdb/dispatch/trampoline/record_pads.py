@@ -28,7 +28,7 @@ in one piece ends there; an access to memory; and above all a jump out of the pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
@@ -36,6 +36,7 @@ from fprobe_gdb.dispatch.trampoline.assembler import Asm, Mem, at, gs, rip
 from fprobe_gdb.dispatch.trampoline.pad_expr import Asked, Entered, PadExpr, walk
 from fprobe_gdb.dispatch.trampoline.pad_expr_code import ExprCode, Seat
 from fprobe_gdb.dispatch.trampoline.pads import DOORBELL_PORT
+from fprobe_gdb.dispatch.trampoline.payload_code import PayloadCode
 from fprobe_gdb.dispatch.trampoline.peek_code import Peeks
 from fprobe_gdb.dispatch.trampoline.record_flags import emit_flags
 from fprobe_gdb.dispatch.trampoline.record_format import (
@@ -107,6 +108,7 @@ def record_pads(
     probe: int,
     *,
     block: bool = False,
+    by_function: bool = True,
     probes_task_dead: bool = False,
     then: int | None = None,
     asked: Asked = _NOTHING,
@@ -116,11 +118,12 @@ def record_pads(
     :param addr: where they will be.
     :param probe: its number, from 1 on.
     :param block: wait for room in the ring, as long as call mode waits for an answer.
+    :param by_function: count losses by function, where the zone has counters for that.
     :param probes_task_dead: ``do_task_dead`` is one of the probe's functions.
     :param then: a pad that is next at an entry, with everything as the function's entry had it.
     :param asked: what is asked of these functions' calls; at the return if ``form`` says so.
     """
-    return assemble(RecordPad(Asm(addr), place, form, probe, block, then, asked), probes_task_dead)
+    return assemble(RecordPad(Asm(addr), place, form, probe, block, by_function, then, asked), probes_task_dead)
 
 
 def assemble(pad: RecordPad, probes_task_dead: bool) -> RecordPads:
@@ -134,6 +137,8 @@ def assemble(pad: RecordPad, probes_task_dead: bool) -> RecordPads:
     if form.returns:
         asm.label("task_dead")
         pad.task_dead(probes_task_dead)
+    for part in pad.unfinished:
+        part.finish()
     code = asm.finish()
     exits = (asm.address_of("task_dead"), asm.address_of("exit")) if form.returns else (None, None)
     return RecordPads(code.ljust(-(-len(code) // _ALIGN) * _ALIGN, b"\xcc"), asm.address_of("entry"), *exits)
@@ -151,8 +156,10 @@ class RecordPad:
     form: RecordForm
     probe: int
     block: bool
+    by_function: bool
     then: int | None
     asked: Asked
+    unfinished: list[PayloadCode] = field(default_factory=list, init=False)
 
     def entry(self) -> None:
         """What planted locations call."""
@@ -192,6 +199,7 @@ class RecordPad:
         self._tsc("r10" if returns else None)
         self._task("r10" if returns else None)
         self._arguments()
+        self._fetch("entry.", self._entry_seat)
         self._word(RecordKind.ENTRY)
         if returns:
             asm.mov(at("r11", RecordField.NODE), "r10")
@@ -218,13 +226,16 @@ class RecordPad:
         if (task := self.place.offsets.current_task) is not None:
             asm.mov("ax", gs(task))
             asm.mov(at("r10", NodeWord.TASK), "ax")
+        if self.form.always:
+            asm.lock_inc(rip(self._probe_word(ProbeWord.AWAITED)))
         self._word(RecordKind.ENTRY)
         self._hook()
 
     @property
     def _keeps_args(self) -> bool:
-        asked = self.asked.at_exit
-        return self.form.args or (asked is not None and any(isinstance(node, Entered) for node in walk(asked)))
+        asked, fetched = self.asked.at_exit, self.asked.payload
+        wanted = [*([asked] if asked else []), *(one.expr for one in (fetched.fields if fetched else ()))]
+        return self.form.args or any(isinstance(node, Entered) for expr in wanted for node in walk(expr))
 
     # Where a node's words for arguments are.
     def _node_args(self, node: str, to: str) -> None:
@@ -264,7 +275,7 @@ class RecordPad:
         self._stub_parent("exit.")
         self._full("exit.", "exit.lost")
         asm.label("exit.lost")
-        if self.form.decided:
+        if self.form.decided and not self.form.always:
             self._count_lost(at_exit=True)
         else:
             asm.lock_inc(rip(self._probe_word(ProbeWord.LOST_EXITS)))
@@ -307,6 +318,7 @@ class RecordPad:
         asm.mov(at("r11", self.form.entered_tsc_at), "ax")
         if self.form.decided:
             self._decided()
+            self._fetch("exit.", lambda kept_bytes: self._exit_seat())
         asm.mov("ax", at("di", NodeWord.WORD))
         asm.add_imm("ax", RecordKind.EXIT - RecordKind.ENTRY)
         self._commit()
@@ -359,6 +371,13 @@ class RecordPad:
             left_tsc="cx",
             site=site,
         )
+
+    # Fetch the payload into the record.
+    def _fetch(self, scope: str, seat: Callable[[int], Seat]) -> None:
+        if self.asked.payload is not None and self.asked.payload.fields:
+            code = PayloadCode(self.asm, self.asked.payload, self.form.payload_at, seat, scope + "fetched")
+            code.emit()
+            self.unfinished.append(code)
 
     def _seat(self, **where: Any) -> Seat:
         place = self.place
@@ -431,6 +450,8 @@ class RecordPad:
         self._tsc()
         self._task()
         self._arguments()
+        if kind is RecordKind.ENTRY:
+            self._fetch(scope, self._entry_seat)
         self._word(kind)
         self._commit()
         asm.jmp(scope + "committed")
@@ -631,7 +652,7 @@ class RecordPad:
     # Clobbers ax, dx.
     def _count_lost(self, *, at_exit: bool = False) -> None:
         asm, zone = self.asm, self.place.zone
-        if not zone.losses_bytes:
+        if not (self.by_function and zone.losses_bytes):
             asm.lock_inc(rip(self._probe_word(ProbeWord.LOST)))
             return
         scope = f"lost{asm.here:x}."

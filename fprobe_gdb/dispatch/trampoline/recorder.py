@@ -2,8 +2,9 @@
 
 Rule 1: a call is in one of ``hits`` (its record was taken), ``nmissed`` (its record says that no node was left),
 ``lost`` (there was no room for a record) and ``kept_out`` (it was asked something, and the answer was no). All four are
-counted by the pads. Where the return decides, calls that have not returned are in none of them. A probe with tables
-(:mod:`.tables`) has no records: what its pads add up is all that there is.
+counted by the pads. Where the return decides, calls that have not returned are in none of them; where it says yes to
+all, they are hits, which is known once the probe is removed. A probe with tables (:mod:`.tables`) has no records: what
+its pads add up is all that there is.
 Rule 2: while a probe is disabled its functions are not planted, and returns are not told, as with an fprobe: what was
 entered before comes home unseen, what is entered meanwhile is no call.
 Rule 3: probes come and go while the guest is stopped. Code of pads stays for good: a vCPU may be in it at any time.
@@ -67,8 +68,10 @@ class RecordProbe:
     block: bool
     #: What is asked of each call, by location; nothing where a location is missing.
     asked: Mapping[int, Asked] = field(default_factory=dict)
-    #: Keeps records until they can be given in the order of their time; None where any order will do.
-    order: RecordOrder | None = None
+    #: Records are given in the order of their time, among those of all such probes.
+    ordered: bool = False
+    #: Losses are counted by function, which one probe of a function can have. Else only their sum is known.
+    by_function: bool = True
     #: Calls that were recorded.
     hits: int = 0
     #: Returns that were recorded.
@@ -82,7 +85,7 @@ class RecordProbe:
     #: Calls that are not recorded for what was asked of them, and for how many of them there was no answer.
     kept_out: int = 0
     faults: int = 0
-    #: ``lost`` by function; those of modules, and all in a small zone, are only in the sum.
+    #: ``lost`` by function; those of modules, and all in a small zone or without ``by_function``, are only in the sum.
     losses: dict[int, int] = field(default_factory=dict)
     #: In which its pads add up calls, where they do that instead of recording them; and what is in them, known once the
     #: probe is removed.
@@ -112,12 +115,14 @@ class Recorder:
         self.pools = NodePools(ram, zone)
         self._sizes = [8] * MAX_PROBES
         self._rings = Rings(ram, zone, self._sizes.__getitem__) if zone.ring_bytes else None
+        self._order = RecordOrder(self._sizes.__getitem__)
         self._words = ram.part(zone.physical_of(zone.probe(0)), MAX_PROBES * PROBE_BYTES).cast("Q")
         losses = zone.losses if zone.losses_bytes else zone.data
         self._losses = ram.part(zone.physical_of(losses), zone.losses_bytes).cast("I")
         self._tables = TableRoom(ram, zone)
         self._probes: dict[int, RecordProbe] = {}
-        self._probe_at: dict[int, RecordProbe] = {}
+        # The oldest first.
+        self._probes_at: dict[int, tuple[RecordProbe, ...]] = {}
         # Probes that are gone, some of whose calls are in flight; their numbers are not free.
         self._leaving: dict[int, RecordProbe] = {}
         self._next_number = 1
@@ -158,19 +163,24 @@ class Recorder:
         return set().union(*enabled, (self.task_dead_ip,) if watches_dead and self.task_dead_ip else ())
 
     def pad_of(self, ip: int, then: int | None) -> int | None:
-        """The pad for a location; None where nothing is recorded.
+        """The pad for a location; None where nothing is recorded. Of several probes the newest one's is the first.
 
         :param then: a pad that has to be next, with everything as the function's entry had it.
         """
-        probe = self._probe_at.get(ip)
-        if ip == self.task_dead_ip and (watcher := probe if probe and probe.form.returns else self._watcher):
-            return self._make_pads(watcher, ip, then).task_dead
-        if probe is None or probe.disabled:
-            return None
-        key = (then, probe.asked.get(ip))
-        if key not in probe.entries:
-            probe.entries[key] = self._make_pads(probe, ip, then).entry
-        return probe.entries[key]
+        first, watched = then, ip != self.task_dead_ip
+        for probe in self._probes_at.get(ip, ()):
+            if probe.disabled:
+                continue
+            if ip == self.task_dead_ip and probe.form.returns:
+                first, watched = self._make_pads(probe, ip, first).task_dead, True
+                continue
+            key = (first, probe.asked.get(ip))
+            if key not in probe.entries:
+                probe.entries[key] = self._make_pads(probe, ip, first).entry
+            first = probe.entries[key]
+        if not watched and self._watcher is not None:
+            first = self._make_pads(self._watcher, ip, first).task_dead
+        return None if first == then else first
 
     # The probe whose pad gives nodes back at do_task_dead; those of disabled ones may be out, too.
     @property
@@ -189,6 +199,7 @@ class Recorder:
         block: bool = False,
         ordered: bool = True,
         asked: Mapping[int, Asked] | None = None,
+        by_function: bool = True,
         tables: Sequence[TableForm] | None = None,
     ) -> RecordProbe:
         """Record these functions, as soon as :attr:`ips` are planted. The guest is stopped.
@@ -197,23 +208,18 @@ class Recorder:
         :param ordered: give records in the order of their time, a little later, and at some cost for each.
         :param asked: what is asked of calls, by location.
         :param tables: add up calls, in these tables beside the one of the functions, and record none.
-        :raise SiteRecorded: one of them is recorded already.
+        :param by_function: count losses by function; only one probe of a function can do that.
+        :raise SiteRecorded: another one does.
         :raise SiteNoCode: there is no room for the pads of so many different questions.
         :raise RecordRefused: there is no room for another probe.
         """
         if self._rings is None:
             raise RecordNoRing(self._zone.rings)
         self.settle()
-        if taken := self._probe_at.keys() & set(ips):
+        if by_function and (taken := [ip for ip in ips if any(it.by_function for it in self._probes_at.get(ip, ()))]):
             raise SiteRecorded(min(taken))
-        dead = self.task_dead_ip
-        clash = self._watcher is not None if not form.returns else dead not in ips and dead in self._probe_at
-        if dead is not None and clash and (form.returns or dead in ips):
-            # One pad there gives nodes back, and records for its own probe only.
-            raise SiteRecorded(dead)
         number = self._free_number()
-        order = RecordOrder(number, form.size_bytes) if ordered else None
-        probe = RecordProbe(frozenset(ips), form, consume, 0, block, asked or {}, order, number=number)
+        probe = RecordProbe(frozenset(ips), form, consume, 0, block, asked or {}, ordered, by_function, number=number)
         if tables is not None:
             probe.tables = self._tables.place(number, len(probe.ips), tables)
         try:
@@ -227,7 +233,8 @@ class Recorder:
             self._tables.give_back(number)
             raise
         self._probes[probe.number] = probe
-        self._probe_at |= dict.fromkeys(probe.ips, probe)
+        for ip in probe.ips:
+            self._probes_at[ip] = (*self._probes_at.get(ip, ()), probe)
         self._change(probe)
         return probe
 
@@ -239,7 +246,10 @@ class Recorder:
         if self._probes.pop(probe.number, None) is not probe:
             return
         for ip in probe.ips:
-            del self._probe_at[ip]
+            if others := tuple(other for other in self._probes_at[ip] if other is not probe):
+                self._probes_at[ip] = others
+            else:
+                del self._probes_at[ip]
         self._change(probe)
         self._leaving[probe.number] = probe
         self._close(probe, closed=True)
@@ -268,8 +278,8 @@ class Recorder:
 
     def settle(self) -> None:
         """Take back nodes that have come home since their probe was removed. The guest is stopped."""
-        for number, probe in list(self._leaving.items()):
-            if self.pools.take_back(number) and not self.waiting and not probe.order:
+        for number in list(self._leaving):
+            if self.pools.take_back(number) and not self.waiting and not self._order.keeps(number):
                 del self._leaving[number]
 
     def withdraw(self) -> None:
@@ -323,7 +333,7 @@ class Recorder:
         for batch in self._in_order(batches):
             if probe := self._probe(batch.probe):
                 probe.consume(batch)
-        kept = any(probe.order for probe in (*self._probes.values(), *self._leaving.values()))
+        kept = bool(self._order)
         self.flowing = bool(taken) or kept
         return taken_bytes >= limit_bytes // 2 or (kept and not taken and self._rings.complete)
 
@@ -332,21 +342,19 @@ class Recorder:
         probe = self._probe(batch.probe)
         return batch.without(record_bits(RecordKind.EXIT, batch.probe)) if probe and probe.disabled else batch
 
-    # Of the probes that do not mind, all that has come; of the others, what nothing older can come behind.
+    # Of the probes that do not mind, all that has come; of the others together, what nothing older can come behind.
     def _in_order(self, batches: list[Batch]) -> Iterator[Batch]:
         assert self._rings is not None
         for batch in batches:
             probe = self._probe(batch.probe)
-            if probe is None or probe.order is None:
+            if probe is None or not probe.ordered:
                 yield batch
             else:
-                probe.order.add(batch)
+                self._order.add(batch)
         state = self._target.state
         more = state is TargetState.RUNNING or (state is TargetState.STOPPED and not self._rings.complete)
         settled_tsc = self._rings.settled_tsc if more else None
-        for probe in (*self._probes.values(), *self._leaving.values()):
-            if probe.order and (released := probe.order.release(settled_tsc)):
-                yield released
+        yield from self._order.release(settled_tsc)
 
     def _probe(self, number: int) -> RecordProbe | None:
         return self._probes.get(number) or self._leaving.get(number)
@@ -364,11 +372,15 @@ class Recorder:
 
     def count_lost(self, probe: RecordProbe) -> None:
         """Look after what this probe has lost, kept out and added up, so far."""
-        places = ((ip, self._loss_place(ip)) for ip in probe.ips)
+        places = ((ip, self._loss_place(ip)) for ip in probe.ips if probe.by_function)
         counts = ((ip, self._losses[place]) for ip, place in places if place is not None)
         probe.losses = {ip: count for ip, count in counts if count}
         probe.lost = self._words[self._word(probe, ProbeWord.LOST)] + sum(probe.losses.values())
         probe.lost_exits = self._words[self._word(probe, ProbeWord.LOST_EXITS)]
+        if probe.form.always:
+            # Whose only record was lost is no hit.
+            probe.lost += probe.lost_exits
+            probe.hits = self._words[self._word(probe, ProbeWord.AWAITED)] - probe.lost_exits
         probe.kept_out = self._words[self._word(probe, ProbeWord.KEPT_OUT)]
         probe.faults = self._words[self._word(probe, ProbeWord.FAULTS)]
         if probe.tables is not None:
@@ -417,9 +429,9 @@ class Recorder:
 
     def _make_pads(self, probe: RecordProbe, ip: int, then: int | None) -> RecordPads:
         probes_dead, asked = self.task_dead_ip in probe.ips and not probe.disabled, probe.asked.get(ip, _NOTHING)
-        key = (probe.number, probe.form, probe.block, probes_dead, then, asked, probe.tables)
+        key = (probe.number, probe.form, probe.block, probe.by_function, probes_dead, then, asked, probe.tables)
         if key not in self._pads:
-            made_by: Callable[..., RecordPads] = partial(record_pads, block=probe.block)
+            made_by: Callable[..., RecordPads] = partial(record_pads, block=probe.block, by_function=probe.by_function)
             if probe.tables is not None:
                 made_by = partial(count_pads, tables=probe.tables)
             make = partial(
@@ -461,11 +473,10 @@ class Recorder:
         return count
 
     def _clear_words(self, probe: RecordProbe) -> None:
-        for word in (
-            ProbeWord.LOST, ProbeWord.LOST_EXITS, ProbeWord.KEPT_OUT, ProbeWord.FAULTS, ProbeWord.CLOSED
-        ):  # fmt: skip
-            self._words[self._word(probe, word)] = 0
-        if self._losses and any(self._losses[:].tobytes()):
+        for word in ProbeWord:
+            if word is not ProbeWord.FREE:
+                self._words[self._word(probe, word)] = 0
+        if probe.by_function and self._losses and any(self._losses[:].tobytes()):
             for ip in probe.ips:
                 if (place := self._loss_place(ip)) is not None:
                     self._losses[place] = 0

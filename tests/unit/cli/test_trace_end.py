@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
@@ -19,7 +20,7 @@ class FakeTracer:
         self.summaries: list[tuple[str, int | None]] = []
         self.registered: list[int] = []
 
-    def register(self, ips: list[int]) -> None:
+    def register(self, ips: list[int], definitions: Sequence[object] = ()) -> None:
         self.registered += ips
 
     def output(self, data: bytes) -> None:
@@ -45,8 +46,13 @@ def outcome(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 class Refused(FakeTracer):
-    def register(self, ips: list[int]) -> None:
+    unregistered = False
+
+    def register(self, ips: list[int], definitions: Sequence[object] = ()) -> None:
         raise SiteNoCode(ips[0])
+
+    def unregister(self) -> None:
+        self.unregistered = True
 
 
 def follow(tracer: FakeTracer) -> None:
@@ -70,10 +76,11 @@ def test_what_cannot_be_recorded_is_handled(outcome: list[Any], monkeypatch: pyt
     monkeypatch.setattr(module, "_tracer", make)
     anything = cast(Any, None)
     module._follow(
-        anything, refused, REQUEST, lambda: module._record(anything, anything, REQUEST, None, refused, [0x1000])
+        anything, refused, REQUEST, lambda: module._record(anything, anything, REQUEST, None, refused, [0x1000], [])
     )
     assert (handlers.registered, handlers.summaries, refused.summaries) == ([0x1000], [("command finished", 0)], [])
     assert why == [SiteNoCode.why]
+    assert refused.unregistered
 
 
 @pytest.mark.parametrize(

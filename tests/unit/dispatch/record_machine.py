@@ -12,18 +12,19 @@ import unicorn
 from unicorn import x86_const as x86
 
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
-from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
+from fprobe_gdb.dispatch.trampoline.pad_expr import ALWAYS, Asked
 from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordForm, RingWord
 from fprobe_gdb.dispatch.trampoline.record_pads import PadPlace
 from fprobe_gdb.dispatch.trampoline.recorder import Recorder, RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.tables import TableForm
+from fprobe_gdb.dispatch.trampoline.window import TOP_BASE, Window
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, Zone
 from fprobe_gdb.registers import GENERAL_REGISTERS
 from fprobe_gdb.target.base import Target, TargetState
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["CALLER", "FUNCTION", "OTHER", "STACK_TOP", "TASK", "TASK_DEAD", "TEXT", "RecordMachine"]
+__all__ = ["CALLER", "DATA", "FUNCTION", "OTHER", "STACK_TOP", "TASK", "TASK_DEAD", "TEXT", "RecordMachine"]
 
 CODE = 0xFFFFFFFF83C00000
 TEXT = 0xFFFFFFFF81300000
@@ -39,6 +40,9 @@ TASK = 0xFFFF888011000000
 _TASK_AT, _COUNT_AT, _CPU_AT = 0x100, 0x108, 0x118
 _PREEMPT_COUNT = 0x80000001
 _PERCPU_BYTES = 4096
+#: A page that pads can read once the window is open; there is nothing behind it, or in front of it.
+DATA = 0xFFFF888020001000
+_WINDOW, _RAM_BYTES, _PAGE, _TABLES = TOP_BASE, 0x10000, 0x1000, (0x4000, 0x5000, 0x6000, 0x7000)
 _NOP = bytes.fromhex("0f1f440000")
 _IDS = {
     name: getattr(x86, f"UC_X86_REG_{name.upper() if name.startswith('r') else 'R' + name.upper()}")
@@ -91,6 +95,18 @@ class RecordMachine:
         uc.mem_write(TASK + 0x10, b"dd".ljust(16, b"\0"))
         uc.mem_write(TASK + 0x40, (93).to_bytes(4, "little"))
 
+    def open_window(self, data: bytes) -> None:
+        """Let pads read :data:`DATA`, through page tables.
+
+        :param data: what is there; the rest is zero.
+        """
+        self.uc.mem_map(_WINDOW, _RAM_BYTES)
+        self.uc.mem_write(_WINDOW + _PAGE, data)
+        for shift, table, entry in zip((39, 30, 21, 12), _TABLES, (*_TABLES[1:], _PAGE), strict=True):
+            self.uc.mem_write(_WINDOW + table + 8 * (DATA >> shift & 511), (entry | 0x63).to_bytes(8, "little"))
+        self.uc.reg_write(x86.UC_X86_REG_CR3, _TABLES[0] | 3)
+        self.recorder.open_window(Window(_WINDOW, _RAM_BYTES, 0))
+
     # Section: CPUs
 
     def switch(self, cpu: int) -> None:
@@ -133,6 +149,7 @@ class RecordMachine:
         block: bool = False,
         ordered: bool = False,
         asked: Asked | None = None,
+        by_function: bool = True,
         tables: Sequence[TableForm] | None = None,
         **form: Any,
     ) -> RecordProbe:
@@ -143,12 +160,18 @@ class RecordMachine:
 
         probe = self.recorder.add(
             ips,
-            RecordForm(**form, decided=asked is not None and asked.at_exit is not None),
+            RecordForm(
+                **form,
+                decided=asked is not None and asked.at_exit is not None,
+                always=asked is not None and asked.at_exit == ALWAYS,
+                payload_bytes=asked.payload.size_bytes if asked and asked.payload else 0,
+            ),
             consume,
             nr_maxactive=nr_maxactive,
             block=block,
             ordered=ordered,
             asked=dict.fromkeys(ips, asked) if asked else None,
+            by_function=by_function,
             tables=tables,
         )
         self.plant()

@@ -247,7 +247,7 @@ def test_a_table_of_functions_that_is_full() -> None:
     machine = RecordMachine()
     probe = machine.record(FUNCTION, returns=True, tables=())
     # As if there were more functions than rows: this probe thinks that it has one.
-    machine.recorder._probe_at[OTHER] = probe
+    machine.recorder._probes_at[OTHER] = (probe,)
     probe.ips = frozenset((FUNCTION, OTHER))
     machine.plant()
     for function in (FUNCTION, OTHER, OTHER):

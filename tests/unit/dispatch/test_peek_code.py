@@ -27,12 +27,12 @@ KEPT = [x86.UC_X86_REG_RDI, x86.UC_X86_REG_RSI, x86.UC_X86_REG_RCX, x86.UC_X86_R
 class Guest:
     """A CPU with 64 KiB of RAM at 0 and as much at 4 GiB, whose page tables are made of chance."""
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, direct_map: int = 0) -> None:
         memory = mmap.mmap(-1, LOW_BYTES + HIGH_BYTES)
         memory[:] = chance.randbytes(len(memory))
         self.ram = GuestRam(memory)
         self.ram._low_bytes = LOW_BYTES
-        window = Window(TOP_BASE + 3 * GIB, LOW_BYTES, HIGH_BYTES)
+        window = Window(TOP_BASE + 3 * GIB, LOW_BYTES, HIGH_BYTES, direct_map)
         self.uc = unicorn.Uc(unicorn.UC_ARCH_X86, unicorn.UC_MODE_64)
         self.uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
         base = ctypes.addressof(ctypes.c_char.from_buffer(memory))

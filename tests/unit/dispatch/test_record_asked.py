@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from fprobe_gdb.dispatch.trampoline.pad_expr import Asked, Compare, Compute, Entered, Imm, Left, PadExpr
+from fprobe_gdb.dispatch.trampoline.pad_expr import ALWAYS, Asked, Compare, Compute, Entered, Imm, Left, Not, PadExpr
 from fprobe_gdb.dispatch.trampoline.record_format import RecordKind, RingWord
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.registers import ARGUMENT_REGISTERS, GENERAL_REGISTERS
@@ -110,7 +110,7 @@ def test_each_function_is_asked_its_own(machine: RecordMachine) -> None:
 
 
 def test_losses_and_misses_of_calls_that_their_return_decides(machine: RecordMachine) -> None:
-    probe = machine.record(FUNCTION, returns=True, nr_maxactive=1, asked=Asked(at_exit=Imm(1)))
+    probe = machine.record(FUNCTION, returns=True, nr_maxactive=1, asked=Asked(at_exit=Not(Imm(0))))
     machine.enter(FUNCTION)
     assert machine.run(FUNCTION + 5)
     machine.interrupt(FUNCTION)
@@ -121,6 +121,26 @@ def test_losses_and_misses_of_calls_that_their_return_decides(machine: RecordMac
     assert figures(machine, probe) == (0, 0, 0, 0, 1, 1)
     assert probe.losses == {FUNCTION: 1}
     assert probe.lost_exits == 0
+
+
+def test_calls_that_are_all_recorded_at_their_return_are_hits_before(machine: RecordMachine) -> None:
+    """Those in flight, and those that never return; but not one whose record is lost."""
+    probe = machine.record(FUNCTION, returns=True, nr_maxactive=2, asked=Asked(at_exit=ALWAYS))
+    machine.call(FUNCTION)
+    machine.enter(FUNCTION)
+    assert machine.run(FUNCTION + 5)
+    machine.enter(TASK_DEAD, sp=STACK_TOP - 512)
+    assert machine.run(TASK_DEAD + 5)
+    machine.enter(FUNCTION)
+    assert machine.run(FUNCTION + 5)
+    machine.interrupt(FUNCTION)
+    machine.take()
+    assert figures(machine, probe) == (4, 2, 0, 0, 0, 0)
+    fill(machine)
+    machine.interrupt(FUNCTION)
+    assert figures(machine, probe) == (4, 2, 0, 0, 0, 1)
+    assert machine.run(CALLER)
+    assert figures(machine, probe) == (3, 2, 0, 0, 0, 2)
 
 
 @pytest.mark.parametrize("asked", [Asked(at_entry=ODD), Asked(at_exit=ODD)], ids=["entry", "exit"])

@@ -321,15 +321,19 @@ def test_call_mode_comes_next(machine: RecordMachine, returns: bool) -> None:
     assert probe.hits == 1
 
 
-def test_a_function_is_recorded_once(machine: RecordMachine) -> None:
+def test_losses_are_counted_by_function_once(machine: RecordMachine) -> None:
     probe = machine.record(FUNCTION, TASK_DEAD)
-    for ips, returns in (((FUNCTION,), False), ((OTHER,), True), ((OTHER, TASK_DEAD), False)):
+    for ip in (FUNCTION, TASK_DEAD):
         with pytest.raises(SiteRecorded):
-            machine.record(*ips, returns=returns)
+            machine.record(OTHER, ip, returns=True)
+    other = machine.record(FUNCTION, by_function=False)
+    fill(machine)
+    machine.call(FUNCTION)
+    for one, losses in ((probe, {FUNCTION: 1}), (other, {})):
+        machine.recorder.count_lost(one)
+        assert (one.lost, one.losses) == (1, losses)
     machine.remove(probe)
-    machine.record(OTHER, returns=True)
-    with pytest.raises(SiteRecorded):
-        machine.record(TASK_DEAD)
+    machine.record(FUNCTION)
 
 
 def test_a_removed_probe_leaves_the_text_as_it_was(machine: RecordMachine) -> None:
