@@ -17,7 +17,7 @@ from fprobe_gdb.target.guest_ram import GuestRam
 __all__ = ["HEAD_BYTES", "OwnBytes", "ZoneHead", "entries_in", "entries_place", "max_entries"]
 
 # Of the layout of zones: another one for each change of what is where, of slots and of nodes.
-_VERSION = 3
+_VERSION = 4
 _MAGIC = b"fprobe-gdb zone\n"
 # Magic, version, physical address, size, code, size of the part for entries, number of pieces. The first five are
 # those of every version.
