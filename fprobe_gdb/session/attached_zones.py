@@ -19,9 +19,7 @@ from fprobe_gdb.session.passing_cpus import PassingCpus
 from fprobe_gdb.session.trampolines import furnish_trampolines, location_of, percpu_offsets
 from fprobe_gdb.session.view import GuestView
 from fprobe_gdb.session.zone_loan import ZoneLoans
-from fprobe_gdb.target.page_table import PAGE_BYTES, PRESENT
 from fprobe_gdb.target.qemu_ram import find_ram
-from fprobe_gdb.target.rsp import RspTarget
 
 __all__ = ["AttachedZones"]
 
@@ -54,18 +52,6 @@ class AttachedZones:
         self._read = read
         self._run = run
         self._note = note
-        self._isolated = self._isolates()
-        if isinstance(view.target, RspTarget):
-            view.target.isolated = self._isolated
-
-    # Under page table isolation the page behind a root is the one for user mode, and maps the entry code.
-    def _isolates(self) -> bool:
-        symbols = self._view.symbols
-        root = next(iter(symbols.addresses("init_top_pgt")), 0)
-        if not root or symbols.size(root) < 2 * PAGE_BYTES:
-            return False
-        entry = int.from_bytes(self._read(root + 2 * PAGE_BYTES - 8, 8), "little")
-        return bool(entry & PRESENT)
 
     def trampolines(
         self, breakpoints: BreakpointDispatch, core: ProbeCore, *, recording: bool, answer_sec: float
@@ -140,8 +126,6 @@ class AttachedZones:
 
     def _loans(self, breakpoints: BreakpointDispatch, read: Read) -> ZoneLoans:
         view = self._view
-        if self._isolated and not isinstance(view.target, RspTarget):
-            raise ZoneError("the guest isolates its page tables (use --backend rsp, or boot it with nopti)")
         if not view.has_types:
             raise ZoneError("this kernel has no types (BTF), which it takes to know when nobody is in a pad any more")
         cpus = PassingCpus(breakpoints, self._run, lambda name: location_of(view.records, name))

@@ -89,7 +89,8 @@ from fprobe_gdb.session.trampolines import (
 )
 from fprobe_gdb.session.view import GuestView
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
-from fprobe_gdb.target.rsp import RspTarget
+from fprobe_gdb.target.connected import ConnectedTarget
+from fprobe_gdb.target.page_table import PAGE_BYTES, PRESENT
 from images.progress import Report
 
 __all__ = ["Kernel"]
@@ -677,6 +678,7 @@ class Kernel(GuestView):
                 "give the image that it was booted from",
             )
         self._move(slide)
+        self._isolate(self._isolates())
         self.records.booted()
         self._core.possible_cpus = self._possible_cpus()
         if isinstance(self.machine, AttachedMachine):
@@ -706,12 +708,11 @@ class Kernel(GuestView):
                 continue
             stop_guest(self.target)
 
-    # The same now. Our own client of the remote protocol can have such a vCPU see the kernel, if that is what it is.
+    # The same now: as each vCPU sees memory, and then as the kernel would, if that is what it is.
     def _slide_now(self) -> int | None:
         target = self.target
-        for isolated in (False, True) if isinstance(target, RspTarget) else (False,):
-            if isinstance(target, RspTarget):
-                target.isolated = isolated
+        for isolated in (False, True):
+            self._isolate(isolated)
             for vcpu in target.vcpus:
                 slide = find_slide(
                     self.knowledge.image,
@@ -721,6 +722,19 @@ class Kernel(GuestView):
                 if slide is not None:
                     return slide
         return None
+
+    def _isolate(self, isolated: bool) -> None:
+        if isinstance(self.target, ConnectedTarget):
+            self.target.isolated = isolated
+
+    # Whether page tables for user mode are others: then the page behind a root is theirs, and maps the entry code.
+    def _isolates(self) -> bool:
+        root = next(iter(self.symbols.addresses("init_top_pgt")), 0)
+        if not root or self.symbols.size(root) < 2 * PAGE_BYTES:
+            return False
+        with contextlib.suppress(MemoryFault):
+            return bool(int.from_bytes(self._read_kernel(root + 2 * PAGE_BYTES - 8, 8), "little") & PRESENT)
+        return False
 
     # The kernel is known to be so far from its link addresses.
     def _move(self, slide: int) -> None:

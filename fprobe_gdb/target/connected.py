@@ -25,6 +25,10 @@ __all__ = ["ConnectedTarget", "check_range"]
 _WRITABLE = frozenset((*GENERAL_REGISTERS, "ip", "flags"))
 #: How long a running guest may take to stop when we need it stopped ourselves, in seconds.
 _STOP_SEC = 10.0
+# Of cr3 under page table isolation: the root for user mode is the page behind the kernel's, and has a PCID of its own
+# (arch/x86/include/asm/processor-flags.h, X86_CR3_PTI_PCID_USER_BIT; arch/x86/entry/calling.h).
+_USER_ROOT = 1 << 12
+_USER_PCID = 1 << 11
 
 
 class ConnectedTarget(ABC):
@@ -38,6 +42,9 @@ class ConnectedTarget(ABC):
         self._state = TargetState.STOPPED
         self._lost_why = ""
         self._vcpus: tuple[int, ...] = ()
+        #: Whether the guest's kernel isolates its page tables. Then memory is seen with the kernel's, also through a
+        #: vCPU that is in user mode and has others.
+        self.isolated = False
         # What is known since the stop.
         self._registers: dict[int, Registers] = {}
 
@@ -122,6 +129,11 @@ class ConnectedTarget(ABC):
             if name not in _WRITABLE or not 0 <= value <= MASK64:
                 raise UsageError(f"cannot set register {name!r} to {value:#x}; names: {', '.join(sorted(_WRITABLE))}")
         self._known(vcpu)
+
+    # The page table root of a vCPU, and the one that it has to be lent to see kernel memory; None where it need not be.
+    def _lent_root(self, vcpu: int) -> tuple[int, int] | None:
+        root = self.registers(vcpu)["cr3"] if self.isolated else 0
+        return (root, root & ~(_USER_ROOT | _USER_PCID)) if root & _USER_ROOT else None
 
     def _stop_now(self) -> None:
         self.interrupt()

@@ -131,6 +131,7 @@ class GdbTarget(ConnectedTarget):
         """Read several pieces in one pipelined exchange."""
         self._need_stopped("reading memory")
         thread = self._threads[self._known(vcpu)]
+        roots = self._lend_root(vcpu)
         reads: list[list[MiResult]] = []
         for addr, size_bytes in requests:
             check_range(addr, size_bytes)
@@ -142,6 +143,7 @@ class GdbTarget(ConnectedTarget):
                     for at in range(0, size_bytes, _READ_BYTES)
                 ]
             )
+        self._give_root_back(vcpu, roots)
         self._exchange()
         return [joined(*request, piece) for request, piece in zip(requests, reads, strict=True)]
 
@@ -150,12 +152,14 @@ class GdbTarget(ConnectedTarget):
         self._need_stopped("writing memory")
         check_range(addr, len(data))
         thread = self._threads[self._known(vcpu)]
+        roots = self._lend_root(vcpu)
         results = [
             self._session.queue(
                 f"-data-write-memory-bytes --thread {thread} {addr + at:#x} {data[at : at + 2048].hex()}"
             )
             for at in range(0, len(data), 2048)
         ]
+        self._give_root_back(vcpu, roots)
         self._exchange()
         if any(result.error is not None for result in results):
             raise MemoryFault(addr, len(data), "write")
@@ -166,12 +170,14 @@ class GdbTarget(ConnectedTarget):
         thread = self._threads[self._known(vcpu)]
         for begin in range(0, len(requests), _WRITE_BATCH):
             batch = requests[begin : begin + _WRITE_BATCH]
+            roots = self._lend_root(vcpu)
             results = []
             for addr, data in batch:
                 check_range(addr, len(data))
                 results.append(
                     self._session.queue(f"-data-write-memory-bytes --thread {thread} {addr:#x} {data.hex()}")
                 )
+            self._give_root_back(vcpu, roots)
             self._exchange()
             for (addr, data), result in zip(batch, results, strict=True):
                 if result.error is not None:
@@ -196,8 +202,22 @@ class GdbTarget(ConnectedTarget):
         root = self.registers(vcpu)["cr3"]
         # gdb writes no register that has the value already (its regcache.c, regcache::raw_write()).
         for value in (root ^ _CR3_PWT, root):
-            number, thread = self._numbers["cr3"], self._threads[vcpu]
-            self._queue(f"-data-write-register-values --thread {thread} x {number} {value:#x}", check_done)
+            self._write_root(vcpu, value)
+
+    def _write_root(self, vcpu: int, root: int) -> None:
+        number, thread = self._numbers["cr3"], self._threads[vcpu]
+        self._queue(f"-data-write-register-values --thread {thread} x {number} {root:#x}", check_done)
+
+    # Page tables that a vCPU is lent are its own again behind what is queued next.
+    def _lend_root(self, vcpu: int) -> tuple[int, int] | None:
+        roots = self._lent_root(vcpu)
+        if roots is not None:
+            self._write_root(vcpu, roots[1])
+        return roots
+
+    def _give_root_back(self, vcpu: int, roots: tuple[int, int] | None) -> None:
+        if roots is not None:
+            self._write_root(vcpu, roots[0])
 
     def insert_breakpoint(self, addr: int, kind: BreakpointKind) -> None:
         """Plant a breakpoint. Sent with the next exchange; a refusal comes there."""

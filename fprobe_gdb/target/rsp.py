@@ -42,10 +42,6 @@ _BREAKPOINT_TYPE = {BreakpointKind.SOFTWARE: 0, BreakpointKind.HARDWARE: 1}
 # Packets in flight at once: their replies have to fit into the socket's buffer while we still send.
 _WRITE_BATCH = 512
 _STOP_SEC = 10.0
-# Of cr3 under page table isolation: the root for user mode is the page behind the kernel's, and has a PCID of its own
-# (arch/x86/include/asm/processor-flags.h, X86_CR3_PTI_PCID_USER_BIT; arch/x86/entry/calling.h).
-_USER_ROOT = 1 << 12
-_USER_PCID = 1 << 11
 
 
 class RspTarget(ConnectedTarget):
@@ -69,9 +65,6 @@ class RspTarget(ConnectedTarget):
         self._selected: int | None = None
         self._unchecked: list[tuple[Request, Callable[[bytes], None]]] = []
         self._interrupted = False
-        #: Whether the guest's kernel isolates its page tables. Then memory is seen with the kernel's, also through a
-        #: vCPU that is in user mode and has others.
-        self.isolated = False
         try:
             with self._lost_on_close():
                 self._handshake()
@@ -379,13 +372,11 @@ class RspTarget(ConnectedTarget):
 
     # An exchange about memory of a vCPU. Page tables that it lends for it are its own again behind it.
     def _exchange_as_kernel(self, vcpu: int, requests: Sequence[Request]) -> list[bytes]:
-        root = self.registers(vcpu)["cr3"] if self.isolated else 0
+        roots = self._lent_root(vcpu)
         self._select_later(vcpu)
-        if not root & _USER_ROOT:
+        if roots is None:
             return self._exchange(*requests)
-        lend, give_back = (
-            Request(self._layout.write_packet("cr3", value)) for value in (root & ~(_USER_ROOT | _USER_PCID), root)
-        )
+        give_back, lend = (Request(self._layout.write_packet("cr3", root)) for root in roots)
         lent, *replies, given_back = self._exchange(lend, *requests, give_back)
         check_ok(lent, "writing register cr3")
         check_ok(given_back, "writing register cr3")

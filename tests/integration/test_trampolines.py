@@ -130,3 +130,18 @@ def test_ten_times_the_functions_of_breakpoints(guest: Guest) -> None:
     k.unregister_fprobe(fp)
     assert k.shell("true").status == 0
     assert {ip: k.read_memory(ip, 5) for ip in ips} == before
+
+
+@pytest.mark.parametrize("backend", ["rsp", "gdb"])
+def test_isolated_page_tables(backend: str) -> None:
+    """CPUs that are in user mode whenever we plant have page tables then that do not map the kernel."""
+    with Kernel.boot("6.1", backend=backend, dispatch="trampoline", smp=2, cmdline=("pti=on",)) as k:
+        assert "isolation: enabled" in k.shell("dmesg").text
+        k.shell("for i in 1 2; do (while :; do :; done) </dev/null >/dev/null 2>&1 & done")
+        for _ in range(3):
+            fp = Fprobe(lambda *_: None, lambda *_: None)
+            k.register_fprobe(fp, "__x64_sys_personality")
+            assert k.shell("workload calls 20").status == 0
+            k.unregister_fprobe(fp)
+            assert (fp.hits, fp.exits) == (20, 20)
+            k.shell(":")
