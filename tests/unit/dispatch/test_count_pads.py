@@ -27,6 +27,7 @@ from fprobe_gdb.dispatch.trampoline.pad_expr import (
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.table_counts import HistogramCounts, KeyCounts
 from fprobe_gdb.dispatch.trampoline.tables import HistogramForm, KeyForm
+from fprobe_gdb.errors import RecordNoTables
 from fprobe_gdb.registers import GENERAL_REGISTERS
 from tests.unit.dispatch.record_machine import (
     CALLER,
@@ -241,6 +242,18 @@ def test_a_table_that_is_full_forgets_nobody() -> None:
     assert len(found.of) == rows
     assert found.of.items() <= calls.items()
     assert sum(found.of.values()) + found.others == sum(calls.values())
+
+
+def test_without_room_for_tables_nothing_is_counted() -> None:
+    """Somebody has it all; what was refused leaves nothing behind."""
+    machine = RecordMachine(zone_mib=6, cpus=90)
+    first = machine.record(FUNCTION, asked=by_key(Site()), tables=[KeyForm(1)])
+    with pytest.raises(RecordNoTables):
+        machine.record(OTHER, asked=by_key(Site()), tables=[KeyForm(32)] * 8)
+    machine.remove(first)
+    again = machine.record(OTHER, asked=by_key(Site()), tables=[KeyForm(1)])
+    machine.call(OTHER)
+    assert figures(machine, again)[0] == 1
 
 
 def test_a_table_of_functions_that_is_full() -> None:

@@ -78,6 +78,29 @@ def test_the_other_row() -> None:
     assert list(counts.lines())[-1].split()[1] == "2"
 
 
+@given(st.lists(KEYS), st.lists(KEYS), st.integers(1, 8), st.integers(0, 9), st.integers(0, 9))
+def test_what_somebody_else_has_counted(
+    ones: list[tuple[int | str]], others: list[tuple[int | str]], max_keys: int, other: int, faults: int
+) -> None:
+    """Keys that are there already go on; of the others the most frequent ones have room."""
+    counts, alone = CountBy(["x"], max_keys=max_keys), CountBy(["x"], max_keys=max_keys)
+    for key in ones:
+        counts.add(key)
+        alone.add(key)
+    more = Counter(others)
+    counts.merge(more, other=other, faults=faults)
+    assert counts.hits == len(ones) + len(others) + other
+    assert counts.faults == faults
+    before, after = ({key: of.count for key, of in it.rows()} for it in (alone, counts))
+    assert before.keys() <= after.keys()
+    assert all(count == before.get(key, 0) + more[key] for key, count in after.items())
+    told, untold = (
+        [more[key] for key in after.keys() - before.keys()],
+        [more[key] for key in more.keys() - after.keys()],
+    )
+    assert min(told, default=0) >= max(untold, default=0) or len(before) == max_keys
+
+
 def test_keys_from_the_guest_are_harmless() -> None:
     counts = CountBy(["comm"])
     counts.add(("\x1b[2Jevil\n",))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fprobe_gdb.errors import UsageError
+from fprobe_gdb.output.aggregate import Figures
 from fprobe_gdb.output.aggregate_histogram import Bucket, Histogram, LinearBuckets, PowerOfTwoBuckets
 
 
@@ -71,6 +73,20 @@ def test_text() -> None:
         "[8, 16)    0 |                                                    |",
         "[16, 32)   1 |@@@@                                                |",
     ]
+
+
+@given(st.lists(st.integers(-9, 1 << 64)), st.lists(st.integers(-9, 1 << 64)))
+def test_what_somebody_else_has_put_into_buckets(ones: list[int], others: list[int]) -> None:
+    merged, alone, buckets, figures = Histogram("x"), Histogram("x"), PowerOfTwoBuckets(), Figures()
+    for value in ones:
+        merged.add(value)
+        alone.add(value)
+    for value in others:
+        figures.add(value)
+        alone.add(value)
+    alone.add(None)
+    merged.merge(Counter(map(buckets.index, others)), figures, faults=1)
+    assert merged.as_dict() == alone.as_dict()
 
 
 def test_a_rare_value_keeps_a_mark() -> None:
