@@ -399,6 +399,11 @@ class Recorder:
         """Whether calls may be in flight whose probes are disabled or have been removed."""
         return bool(self._leaving) or any(probe.disabled and probe.form.returns for probe in self._probes.values())
 
+    @property
+    def replaces_returns(self) -> bool:
+        """Whether return addresses are replaced by stubs of ours, or may still be."""
+        return self._watcher is not None or self.returning
+
     # Section: private
 
     def _free_number(self) -> int:

@@ -110,7 +110,7 @@ class Sites:
         helped: set[int] = set()
         if wanted or recorded:
             wanted |= self._guard.ips
-        if wanted or recorded or self._recorder.returning:
+        if self._wanted or len(self._returns) or self._recorder.replaces_returns:
             helped = set(self._helping()) - wanted - recorded
         self._replant(self._there(wanted), self._there(recorded), helped)
         if added or removed:
