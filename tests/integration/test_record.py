@@ -151,12 +151,12 @@ def test_a_disabled_recording_is_not_there(recorded_guest: Kernel) -> None:
     kinds: Counter[int] = Counter()
     probe = k.record([place, sleeps], lambda batch: kinds.update(batch.kinds), nr_maxactive=1)
     run(k, "workload calls 3")
-    command = k.start("sleep 2; workload calls 5")
+    run(k, "sleep 1000 </dev/null >/dev/null 2>&1 &")
     assert k.run(timeout_sec=60, until=lambda: probe.hits == 4) is RunEnd.DONE
     k.disable_recording(probe)
     k.disable_recording(probe)
     assert k.target.read_memory(place, 5) == text
-    assert k.run(timeout_sec=60, until=lambda: command.poll() is not None) is RunEnd.DONE
+    run(k, "kill $(pidof sleep); workload calls 5")
     assert (probe.hits, probe.exits) == (4, 3)
     k.enable_recording(probe)
     assert k.target.read_memory(place, 1) == b"\xe8"
@@ -370,10 +370,10 @@ def test_recorded_lines_are_those_of_handlers(guest: Callable[..., Kernel], kern
         assert by_pads == by_us
         assert len(by_pads) == (6 if key[0] == "vfs_fallocate" else 3)
     for key in ((name, back) for name in at_times for back in (False, True)):
-        # How deep it was, and whether in a softirq, depends on what the interrupt has interrupted.
-        states = [{flags[0] + flags[2].lower() for _, flags, _ in way[key]} for way in (records, handlers)]
-        assert states[0] == states[1]
-        assert states[0] == ({"dh"} if key[0] == "update_process_times" else {".s"})
+        # How deep it was, and whether in a softirq, depends on what was interrupted; now and then all of it does.
+        states = [Counter(flags[0] + flags[2].lower() for _, flags, _ in way[key]) for way in (records, handlers)]
+        usual = [of.most_common(1)[0][0] for of in states]
+        assert usual == ["dh" if key[0] == "update_process_times" else ".s"] * 2
 
 
 def test_the_command_draws_records(tmp_path: Path) -> None:
