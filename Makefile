@@ -2,6 +2,8 @@
 
 VENV := .venv
 PY := $(VENV)/bin/python
+# Which one makes .venv.
+PYTHON := python3
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # What Debian brings: the guest's hardware and shell, gdb, a compiler for the
 # guest's workload, keys for other suites, and bpftool, which tests compare our reading of BTF with.
@@ -46,6 +48,6 @@ debs:
 	  $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $$missing; }
 
 $(VENV)/.stamp: pyproject.toml | debs
-	test -x $(PY) || python3 -m venv $(VENV)
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q -e '.[dev]'
 	touch $@

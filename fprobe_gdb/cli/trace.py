@@ -35,7 +35,7 @@ from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.options import BootOptions
 from fprobe_gdb.session.pad_questions import asked_by, guest_facts
-from fprobe_gdb.session.pad_sums import pad_sums
+from fprobe_gdb.session.pad_sums import PadSums, pad_sums
 from fprobe_gdb.session.record_sums import need_recorded
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.recorded_events import judge_event, recorded_events
@@ -265,6 +265,9 @@ def _recorder(
             sums = pad_sums(judge, facts, asked)
         else:
             need_recorded(judge, decided=bool(judge.at_exit), has_names=facts.task is not None)
+    elif request.quiet:
+        # Where only the figures of functions are asked for, no record is needed for them, so none can get lost.
+        sums = PadSums.of_functions(asked or {})
     return RecordTracer(
         k,
         sink,

@@ -45,11 +45,18 @@ class Watching:
         self._guest.do(f"cd {TRACING}; echo 0 >tracing_on; echo nop >current_tracer; : >set_ftrace_filter; : >trace")
 
     @contextmanager
-    def recorded(self, function: str, *, returns: bool) -> Iterator[None]:
-        """Record mode, the smallest records; an empty name is all functions there are."""
+    def recorded(self, function: str, *, returns: bool, counted: bool = False) -> Iterator[None]:
+        """Record mode, the smallest records, or only the figures of functions; an empty name is all there are."""
         ips = [self._k.records.ftrace_location(self._k.address(function))] if function else self.all_ips
         started = self._used_sec()
-        probe = self._k.record(ips, lambda batch: None, entry_only=not returns, block=True, ordered=False)
+        probe = self._k.record(
+            ips,
+            lambda batch: None,
+            entry_only=not returns,
+            block=True,
+            ordered=False,
+            tables=() if counted else None,
+        )
         self.plant_sec += [] if function else [self._used_sec() - started]
         yield
         started = self._used_sec()
@@ -82,9 +89,11 @@ def all_functions(watching: Watching) -> dict[str, Way]:
         NOTHING: watching.nothing,
         "function": lambda: watching.own_tracer("function", ""),
         "record, entry": lambda: watching.recorded("", returns=False),
+        "count, entry": lambda: watching.recorded("", returns=False, counted=True),
         "removed again": watching.nothing,
         "function_graph": lambda: watching.own_tracer("function_graph", ""),
         "record, entry and exit": lambda: watching.recorded("", returns=True),
+        "count, entry and exit": lambda: watching.recorded("", returns=True, counted=True),
     }
 
 

@@ -88,7 +88,6 @@ class Hits:
         if said is None:
             return
         started_ns = monotonic_ns()
-        self._run_state.epoch += 1
         clock = self._clock
         if not clock.anchored:
             clock.anchor(SlotWords(slot, said).tsc)
@@ -105,6 +104,8 @@ class Hits:
             regs = PtRegs(said, _ENTRY_SIDE, behind, ret_ip)
             hit = PadHit(slot, said, use, ip, ret_ip, frame, task, preempt_count, regs, clock)
             self._entry(hit, plan, hooked)
+        # Whatever was read is of the past now; the vCPU does not wait for that.
+        self._run_state.epoch += 1
         self.answered_ns = now_ns = monotonic_ns()
         if not self.handled:
             self.host_ns += now_ns - started_ns
