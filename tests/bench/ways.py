@@ -37,7 +37,7 @@ WAYS = (
     "call, pair", "none",
 )  # fmt: skip
 # So many times as many calls as hits are asked for: a call takes microseconds, the guest's shell tells 10 ms.
-_UNPROBED_FACTOR = 100
+_UNPROBED_FACTOR = 10
 
 
 def _between(times: list[float]) -> list[float]:
