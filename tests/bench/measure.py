@@ -26,8 +26,7 @@ __all__ = ["Cost", "boot_costs", "hit_costs", "symbol_costs", "type_costs", "typ
 # A way that takes 0.6 s a hit is as well known after a few of them.
 _SLOW = {"pygdbmi"}
 _SLOW_ROUNDS, _SLOW_HITS = 3, 2
-# And one that takes microseconds only after many: what the guest's code that was stopped takes to be translated again is
-# a part of each round.
+# And one that takes microseconds only after many: to each round belongs that guest code is translated again.
 _FAST = {"call, fprobe", "call, pair", "none"}
 _FAST_FACTOR = 1000
 

@@ -128,7 +128,13 @@ class Hits:
         new_ret = self._hook(hit) if awaited and hooked is None else None
         if plan.is_guarded or hit.regs.written:
             self._go_elsewhere(plan, hit, new_ret)
-        else:
+        elif (
+            # Most hits end here.
+            self._outcome.ends
+            or self._sites_touched
+            or self._clock.waits_matter
+            or not self._slots.answer(hit.slot, hit.use, None, new_ret)
+        ):
             self._finish(hit, None, new_ret)
 
     def _hook(self, hit: PadHit) -> int | None:

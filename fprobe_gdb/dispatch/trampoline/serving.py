@@ -30,7 +30,7 @@ _SPIN_NS = 30_000
 _LOOK_ROUND_NS = 2_000_000
 _NAP_SEC = 0.05
 # Looking for a slot takes a fraction of a microsecond, less than asking what time it is and giving our turn away.
-_LOOKS = 64
+_LOOKS = 16
 # Giving our turn away takes longer than this where somebody else has used it.
 _YIELD_NS = 1_000_000
 # What a hit costs if we sleep until the guest rings; where looking on costs more than that, for how long to believe it.
@@ -112,9 +112,9 @@ class Serving:
 
     # Handle the next hit, if it comes soon.
     def _serve_hit(self, looks: int) -> bool:
-        next_posted = self._slots.next_posted
+        look = self._slots.look
         for _ in range(looks):
-            slot = next_posted()
+            slot = look()
             if slot is not None:
                 self._hits.handle(slot)
                 return True

@@ -29,6 +29,8 @@ _WORD = struct.Struct("<Q").unpack_from
 HEADER_OFFSET = int(Field.USE)
 # How often a slot may be the next one while others may wait.
 _IN_A_ROW = 8
+# For so many times as little as a look at one of them takes, others wait while we look for a hit.
+_GLANCES = 16
 
 _OFFSETS: dict[str, int] = {name: Field.REGISTERS + 8 * index for index, name in enumerate(SLOT_REGISTERS)}
 _OFFSETS |= {"sp": int(Field.SP), "ip": int(Field.IP), "flags": int(Field.FLAGS)}
@@ -137,18 +139,23 @@ class Slots:
 
     def next_posted(self) -> int | None:
         """A slot that waits for us, None when there is none. They take turns."""
-        # Most often it is the one that was the last one.
-        last = self._last
-        if self._bytes[last] == _POSTED and self._in_a_row < _IN_A_ROW:
-            self._in_a_row += 1
-            return last - self._states
-        found = self._find(_POSTED_BYTE, last + 1, self._states_end)
+        found = self._find(_POSTED_BYTE, self._last + 1, self._states_end)
         if found < 0:
-            found = self._find(_POSTED_BYTE, self._states, last + 1)
+            found = self._find(_POSTED_BYTE, self._states, self._last + 1)
             if found < 0:
                 return None
         self._last, self._in_a_row = found, 0
         return found - self._states
+
+    def look(self) -> int | None:
+        """The same, for who looks again and again: most looks are at the last one alone, as that takes the least."""
+        if self._in_a_row < _IN_A_ROW:
+            states, last = self._bytes, self._last
+            for _ in range(_GLANCES):
+                if states[last] == _POSTED:
+                    self._in_a_row += 1
+                    return last - self._states
+        return self.next_posted()
 
     def waiting(self) -> list[int]:
         """All slots that wait for us."""
