@@ -5,8 +5,6 @@ The same is fetched by the guest's own kprobe events, by pads into records, and 
 
 from __future__ import annotations
 
-import statistics
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +16,7 @@ from fprobe_gdb.session.probe_event_runner import ProbeEventRunner, events_for
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.recorded_events import recorded_events
 from tests.bench.guests import FUNCTION
-from tests.bench.loops import NOTHING, READS, Guest, Times, Way, booted, measure, spread, table
+from tests.bench.loops import NOTHING, Guest, Way, added_table, added_to_reads
 from tests.bench.questions import Nowhere, own_event
 
 REGISTERS = f"f:fetched {FUNCTION} buf count"
@@ -137,22 +135,14 @@ def with_the_host(fetching: Fetching) -> dict[str, Way]:
 @click.option("--kernel", default="6.1", show_default=True)
 def main(guests: int, rounds: int, reads: int, kernel: str) -> None:
     """Measure what an event costs at each call of vfs_read."""
-    cheap: dict[str, Times] = defaultdict(Times)
-    dear: dict[str, Times] = defaultdict(Times)
-    handled = reads // 50
-    for number in range(guests):
-        click.echo(f"guest {number + 1} of {guests}", err=True)
-        with booted(kernel, dispatch="trampoline") as guest:
-            fetching = Fetching(guest)
-            measure(guest, in_the_guest(fetching), READS.format(reads), rounds, cheap)
-            measure(guest, with_the_host(fetching), READS.format(handled), 1, dear)
-    added = {name: of.added_us(cheap[NOTHING], reads) for name, of in cheap.items() if name != NOTHING}
-    added |= {name: of.added_us(dear[NOTHING], handled) for name, of in dear.items() if name != NOTHING}
-    made = table("vfs_read under dd bs=1: what an event adds to a call", "us (guest)", "us (cpu)", "ratio (cpu)", "of")
-    for name, (by_guest, by_cpu) in added.items():
-        against = AGAINST.get(name, "")
-        ratio = statistics.median(by_cpu) / statistics.median(added[against][1]) if against else 0.0
-        made.add_row(name, spread(by_guest, 3), spread(by_cpu, 3), f"{ratio:.2f}" if against else "", against)
+
+    def ways_in(guest: Guest) -> tuple[dict[str, Way], dict[str, Way]]:
+        made = Fetching(guest)
+        return in_the_guest(made), with_the_host(made)
+
+    added = added_to_reads(kernel, guests, rounds, (reads, reads // 50), ways_in)
+    title = "vfs_read under dd bs=1: what an event adds to a call"
+    made = added_table(title, added, lambda name: AGAINST.get(name, ""))
     Console(width=None if Console().is_terminal else 150).print(made)
 
 

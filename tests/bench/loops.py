@@ -8,6 +8,7 @@ its code happens to lie.
 from __future__ import annotations
 
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,22 @@ from rich.table import Table
 from fprobe_gdb import Kernel
 from tests.bench.cpu_time import children, cpu_seconds
 
-__all__ = ["FORKS", "LIMIT_SEC", "NOTHING", "READS", "Guest", "Times", "Way", "booted", "measure", "spread", "table"]
+__all__ = [
+    "FORKS",
+    "LIMIT_SEC",
+    "NOTHING",
+    "READS",
+    "Added",
+    "Guest",
+    "Times",
+    "Way",
+    "added_table",
+    "added_to_reads",
+    "booted",
+    "measure",
+    "spread",
+    "table",
+]
 
 LIMIT_SEC = 300.0
 #: The way that all others are compared with.
@@ -28,6 +44,8 @@ FORKS = "i=0; while [ $i -lt {} ]; do /bin/busybox true; i=$((i+1)); done"
 _RUNS = 4
 
 Way = Callable[[], AbstractContextManager[object]]
+#: Microseconds in each guest: by its time, and by processor time.
+Added = tuple[list[float], list[float]]
 
 
 @dataclass
@@ -37,7 +55,7 @@ class Times:
     guest: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
 
-    def added_us(self, bare: Times, calls: int) -> tuple[list[float], list[float]]:
+    def added_us(self, bare: Times, calls: int) -> Added:
         """What is added to each of so many calls, in each guest: by its time, and by processor time."""
         by_guest, by_cpu = (zip(*pair, strict=True) for pair in ((self.guest, bare.guest), (self.cpu, bare.cpu)))
         return [(a - b) / calls * 1e6 for a, b in by_guest], [(a - b) / calls * 1e6 for a, b in by_cpu]
@@ -90,6 +108,46 @@ def measure(guest: Guest, ways: dict[str, Way], loop: str, rounds: int, times: d
         guest_sec, cpu_sec = zip(*runs, strict=True)
         times[name].guest.append(min(guest_sec))
         times[name].cpu.append(min(cpu_sec))
+
+
+def added_to_reads(
+    kernel: str,
+    guests: int,
+    rounds: int,
+    reads: tuple[int, int],
+    ways_in: Callable[[Guest], tuple[dict[str, Way], dict[str, Way]]],
+) -> dict[str, Added]:
+    """What ways add to each call of ``vfs_read``, in guests with trampolines.
+
+    :param reads: how many calls each of the cheap ways gets, and each of those that cost the host's time.
+    :param ways_in: makes both kinds of ways in a guest; each of them with :data:`NOTHING`.
+    """
+    times: tuple[dict[str, Times], dict[str, Times]] = defaultdict(Times), defaultdict(Times)
+    for number in range(guests):
+        click.echo(f"guest {number + 1} of {guests}", err=True)
+        with booted(kernel, dispatch="trampoline") as guest:
+            cheap, dear = ways_in(guest)
+            measure(guest, cheap, READS.format(reads[0]), rounds, times[0])
+            measure(guest, dear, READS.format(reads[1]), 1, times[1])
+    return {
+        name: took.added_us(of[NOTHING], calls)
+        for of, calls in zip(times, reads, strict=True)
+        for name, took in of.items()
+        if name != NOTHING
+    }
+
+
+def added_table(title: str, added: dict[str, Added], against: Callable[[str], str]) -> Table:
+    """The same as a table.
+
+    :param against: which other way a way is compared with; "" for none.
+    """
+    made = table(title, "us (guest)", "us (cpu)", "ratio (cpu)", "of")
+    for name, (by_guest, by_cpu) in added.items():
+        other = against(name)
+        ratio = f"{statistics.median(by_cpu) / statistics.median(added[other][1]):.2f}" if other else ""
+        made.add_row(name, spread(by_guest, 3), spread(by_cpu, 3), ratio, other)
+    return made
 
 
 def spread(values: list[float], digits: int) -> str:

@@ -6,8 +6,6 @@ The same is asked by the guest's own filters and histograms of kprobe events, by
 
 from __future__ import annotations
 
-import statistics
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +19,7 @@ from fprobe_gdb.session.pad_questions import asked_by, guest_facts
 from fprobe_gdb.session.pad_sums import pad_sums
 from fprobe_gdb.session.tracer import Tracer
 from tests.bench.guests import FUNCTION
-from tests.bench.loops import NOTHING, READS, Guest, Times, Way, booted, measure, spread, table
+from tests.bench.loops import NOTHING, Guest, Way, added_table, added_to_reads
 
 TRACING = "/sys/kernel/tracing"
 ENTRY, NAME, RETURN = "count == 2", 'file->f_path.dentry->d_name.name == "full"', "retval < 0"
@@ -142,24 +140,14 @@ def on_the_host(asking: Asking) -> dict[str, Way]:
 @click.option("--kernel", default="6.1", show_default=True)
 def main(guests: int, rounds: int, reads: int, kernel: str) -> None:
     """Measure what a question costs that is asked at each call of vfs_read, and what a sum costs."""
-    cheap: dict[str, Times] = defaultdict(Times)
-    dear: dict[str, Times] = defaultdict(Times)
-    handled = reads // 100
-    for number in range(guests):
-        click.echo(f"guest {number + 1} of {guests}", err=True)
-        with booted(kernel, dispatch="trampoline") as guest:
-            asking = Asking(guest)
-            measure(guest, in_the_guest(asking), READS.format(reads), rounds, cheap)
-            measure(guest, on_the_host(asking), READS.format(handled), 1, dear)
-    added = {name: of.added_us(cheap[NOTHING], reads) for name, of in cheap.items() if name != NOTHING}
-    added |= {name: of.added_us(dear[NOTHING], handled) for name, of in dear.items() if name != NOTHING}
-    made = table(
-        "vfs_read under dd bs=1: what a question adds to a call", "us (guest)", "us (cpu)", "ratio (cpu)", "of"
-    )
-    for name, (by_guest, by_cpu) in added.items():
-        against = AGAINST.get(name.partition(": ")[2], "")
-        ratio = statistics.median(by_cpu) / statistics.median(added[against][1]) if against else 0.0
-        made.add_row(name, spread(by_guest, 3), spread(by_cpu, 3), f"{ratio:.2f}" if against else "", against)
+
+    def ways_in(guest: Guest) -> tuple[dict[str, Way], dict[str, Way]]:
+        made = Asking(guest)
+        return in_the_guest(made), on_the_host(made)
+
+    added = added_to_reads(kernel, guests, rounds, (reads, reads // 100), ways_in)
+    title = "vfs_read under dd bs=1: what a question adds to a call"
+    made = added_table(title, added, lambda name: AGAINST.get(name.partition(": ")[2], ""))
     Console(width=None if Console().is_terminal else 150).print(made)
 
 
