@@ -96,7 +96,8 @@ def test_the_next_tool_finds_the_guest_where_nobody_stood_by(stranger: Stranger,
             seen += sock.recv(64)
     running = stranger.machine.agent.start("echo alive")
     with stranger.attach(dispatch="breakpoint") as k:
-        probe = Fprobe(lambda fp, *_: k.stop() if fp.hits == 5 else None)
+        probe = Fprobe(lambda *_: k.stop())
         k.register_fprobe(probe, "__x64_sys_personality")
-        assert k.run(timeout_sec=60) is RunEnd.DONE
-    assert running.wait(Deadline(60)).output == b"alive\n"
+        # On a machine with much else to do the guest gets on slowly here: it is found in its timer interrupts.
+        assert k.run(timeout_sec=240) is RunEnd.DONE
+    assert running.wait(Deadline(240)).output == b"alive\n"
