@@ -96,7 +96,7 @@ def test_the_next_tool_finds_the_guest_where_nobody_stood_by(stranger: Stranger,
             seen += sock.recv(64)
     running = stranger.machine.agent.start("echo alive")
     with stranger.attach(dispatch="breakpoint") as k:
-        probe = Fprobe(lambda *_: k.stop())
+        probe = Fprobe(lambda fp, *_: k.stop() if fp.hits == 5 else None)
         k.register_fprobe(probe, "__x64_sys_personality")
         # On a machine with much else to do the guest gets on slowly here: it is found in its timer interrupts.
         assert k.run(timeout_sec=240) is RunEnd.DONE
