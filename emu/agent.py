@@ -89,12 +89,15 @@ class RunningCommand:
         """Take in what has come, without waiting; the result once the command has ended.
 
         :raise AgentLost: when the result will never come.
+        :raise GuestLostError: when QEMU has ended (for the agent of a machine).
         """
         if self._status is None and self._lost is None:
             self._agent.pump()
         if self._status is not None:
             return CommandResult(self._status, bytes(self._output))
         if self._lost is not None:
+            if self._agent.eof:
+                self._agent.explain_eof()
             raise AgentLost(f"{self._lost}; the fate of {self.command!r} is unknown")
         return None
 
@@ -155,6 +158,9 @@ class Agent:
         self.eof = False
         #: How to wait until there may be something to pump. A machine puts its own here, which serves the console too.
         self.wait_for_bytes: Callable[[Deadline], object] = self._wait_alone
+        #: Asked when something is wanted of a guest that has closed the port: it may raise what it knows. A machine
+        #: puts its own here, so that one error tells of QEMU's end, whoever was the first to see it.
+        self.explain_eof: Callable[[], object] = _nothing_known
 
     @property
     def ready(self) -> bool:
@@ -191,6 +197,7 @@ class Agent:
         :param command: text for the guest's ``sh``, any length, several lines if you like.
         :param keep_output: False for a command with endless output, which is then only in ``take_output()``.
         :raise AgentNotReady, AgentBusy, AgentLost: when it cannot be started now.
+        :raise GuestLostError: when QEMU has ended (for the agent of a machine).
         """
         if "\0" in command:
             raise AgentError(f"a command cannot have a NUL in it: {command!r}")
@@ -240,6 +247,8 @@ class Agent:
     def close(self) -> None:
         """Close our end. May be called twice."""
         self.eof = True
+        # What ends from now on ends by us, which explains nothing.
+        self.explain_eof = _nothing_known
         self._lose("the agent's port was closed")
         self._sock.close()
 
@@ -248,6 +257,7 @@ class Agent:
     def _request(self, verb: str, command: str, payload: bytes, keep_output: bool) -> RunningCommand:
         self.pump()
         if self.eof:
+            self.explain_eof()
             raise AgentLost("the agent's port is closed (has QEMU ended?)")
         if not self.ready:
             raise AgentNotReady(f"the guest is not up yet, cannot run {command!r}; wait for the boot first")
@@ -345,6 +355,10 @@ class Agent:
         current, self._current = self._current, None
         if current is not None:
             current._lose(why)
+
+
+def _nothing_known() -> None:
+    """Leave it at the agent's own error."""
 
 
 def _overlap(data: bytearray, prefix: bytes) -> int:

@@ -9,6 +9,7 @@ The only file that knows pexpect. Rules:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
@@ -120,10 +121,11 @@ class Console:
         raise ConsoleTimeout(pattern, deadline.seconds, self.tail())
 
     def send(self, text: str | bytes) -> None:
-        """Type on the console. No newline is added."""
+        """Type on the console. No newline is added. To a guest that has ended it is typed in vain."""
         data = text.encode() if isinstance(text, str) else text
-        while data:
-            data = data[os.write(self._fd, data) :]
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the end of file will tell
+            while data:
+                data = data[os.write(self._fd, data) :]
 
     def close(self) -> None:
         """Close our end. May be called twice; :meth:`tail` still works."""

@@ -14,7 +14,7 @@
     └── AgentError           the command server in the guest
         ├── AgentNotReady    it has not come up yet
         ├── AgentBusy        it is running another command; has .command
-        ├── AgentLost        it died, or its port was closed
+        ├── AgentLost        it died and was started again, or its port was closed by us
         ├── CommandTimeout   the command is still running; has .command, .waited_sec and .output
         └── TransferError    a file could not be written or read in the guest; has .path and .status
 
@@ -150,7 +150,7 @@ class AgentBusy(AgentError):
 
 
 class AgentLost(AgentError):
-    """The agent died in the guest, or nothing is at the other end of its port."""
+    """The agent died in the guest, or its port is closed. Where a machine has ended, that is a GuestLostError."""
 
 
 class CommandTimeout(AgentError):

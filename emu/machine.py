@@ -225,6 +225,7 @@ class Machine:
         agent, agent_fd = pair()
         self._agent = Agent(agent)
         self._agent.wait_for_bytes = self.wait
+        self._agent.explain_eof = self._raise_lost
         qmp, qmp_fd = pair()
         self._qmp = QMP(qmp)
         gdb_fd = gdb_qmp_fd = None

@@ -296,8 +296,10 @@ class Kernel(GuestView):
         """Give the guest's shell a command, which begins when the guest runs next; see :meth:`run`.
 
         :param keep_output: False for a command with endless output, which is then only in ``take_output()``.
+        :raise GuestPanic, TargetLost: when the guest has died.
         """
-        return self.machine.agent.start(command, keep_output=keep_output)
+        with self._explained():
+            return self.machine.agent.start(command, keep_output=keep_output)
 
     def run(self, *, timeout_sec: float, until: Callable[[], bool] | None = None) -> RunEnd:
         """Let the guest run, with probes, for a time by the host's clock or until something is true.

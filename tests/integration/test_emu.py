@@ -274,15 +274,50 @@ def test_the_guest_leaves(command: str) -> None:
         with pytest.raises(GuestLostError) as caught:
             machine.agent.run(command, Deadline(COMMAND_SEC))
         assert not isinstance(caught.value, GuestPanicError)
-        with pytest.raises(AgentLost):
+        with pytest.raises(GuestLostError, match="exit code 0"):
             machine.agent.start("true")
+    with pytest.raises(AgentLost):
+        machine.agent.start("true")
 
 
-def test_qemu_is_killed() -> None:
-    with booted(spec()) as machine:
+# Its sockets are closed then, too.
+def kill_qemu(machine: Machine) -> None:
+    qemu = os.pidfd_open(machine.pid)
+    try:
         os.kill(machine.pid, signal.SIGKILL)
+        assert select.select([qemu], [], [], COMMAND_SEC)[0]
+    finally:
+        os.close(qemu)
+
+
+def test_qemu_is_killed_while_a_command_runs() -> None:
+    with booted(spec()) as machine:
+        running = machine.agent.start("sleep 100")
+        kill_qemu(machine)
+        machine.console.send("typed in vain")
+        with pytest.raises(GuestLostError, match="signal 9"):
+            running.poll()
+        with pytest.raises(GuestLostError, match="signal 9"):
+            running.wait(Deadline(COMMAND_SEC))
+
+
+def test_qemu_is_killed_before_a_command() -> None:
+    with booted(spec()) as machine:
+        kill_qemu(machine)
         with pytest.raises(GuestLostError, match="signal 9"):
             machine.agent.run("sleep 100", Deadline(COMMAND_SEC))
+        with pytest.raises(GuestLostError, match="signal 9"):
+            machine.agent.get("/etc/motd", Deadline(COMMAND_SEC))
+
+
+def test_qemu_is_killed_while_its_guest_is_waited_for() -> None:
+    with booted(spec()) as machine:
+        running = machine.agent.start("sleep 100")
+        assert running.poll() is None
+        kill_qemu(machine)
+        # What RunningCommand.wait() does when it has found nothing.
+        with pytest.raises(GuestLostError, match="signal 9"):
+            machine.agent.wait_for_bytes(Deadline(COMMAND_SEC))
 
 
 def test_no_root_filesystem_is_a_panic() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 from collections.abc import Callable
@@ -14,8 +15,8 @@ import pytest
 
 import images
 from fprobe_gdb import Fprobe, Kernel
-from fprobe_gdb.errors import MemoryFault
-from tests.integration.tool import Outcome, Tool, run_tool, wait_gone
+from fprobe_gdb.errors import MemoryFault, TargetLost
+from tests.integration.tool import WAIT_SEC, Outcome, Tool, run_tool, wait_gone
 
 pytestmark = pytest.mark.qemu
 
@@ -135,6 +136,23 @@ def test_program_behind_is_killed(backend: str, victim: str, message: str) -> No
     assert TRACEBACK not in outcome.err
     assert "ended: guest died" in outcome.out
     wait_gone(pids)
+
+
+@pytest.mark.parametrize("began", [False, True])
+def test_qemu_is_killed_between_two_runs(began: bool) -> None:
+    """Whoever sees it first, the agent or the debugger: one error, with the reason."""
+    with Kernel.boot("6.1", backend="rsp") as k:
+        if began:
+            k.start("sleep 100")
+        qemu = os.pidfd_open(k.machine.pid)
+        try:
+            os.kill(k.machine.pid, signal.SIGKILL)
+            assert select.select([qemu], [], [], WAIT_SEC)[0]
+        finally:
+            os.close(qemu)
+        for use in (lambda: k.start("true"), lambda: k.shell("true"), lambda: k.run(timeout_sec=10)):
+            with pytest.raises(TargetLost, match="signal 9"):
+                use()
 
 
 def with_init(tmp_path: Path, script: str, *options: str) -> Outcome:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from emu.agent import CHUNK_BYTES, PREFIX, Agent
 from emu.deadline import Deadline
-from emu.errors import AgentBusy, AgentError, AgentLost, AgentNotReady, CommandTimeout
+from emu.errors import AgentBusy, AgentError, AgentLost, AgentNotReady, CommandTimeout, GuestLostError
 
 READY = PREFIX + b"READY 1 6.1.0-test\n"
 
@@ -201,6 +201,41 @@ def test_closed_port(ready: Guest) -> None:
     with pytest.raises(AgentLost):
         command.wait(Deadline(5))
     with pytest.raises(AgentLost):
+        ready.agent.start("true")
+
+
+@pytest.mark.parametrize("seen", ["before the command", "while it runs", "while it is waited for"])
+def test_whoever_knows_why_the_port_is_closed_is_asked(ready: Guest, seen: str) -> None:
+    """One error for one end, wherever the end of file turns up first."""
+
+    def explain() -> None:
+        raise GuestLostError("QEMU has ended", -9, [])
+
+    ready.agent.explain_eof = explain
+    if seen == "before the command":
+        ready.sock.close()
+    else:
+        command = ready.agent.start("sleep 9")
+        if seen == "while it runs":
+            ready.sock.close()
+        else:
+            ready.agent.wait_for_bytes = lambda _: ready.sock.close()
+        with pytest.raises(GuestLostError, match="signal 9"):
+            command.wait(Deadline(5))
+        with pytest.raises(GuestLostError, match="signal 9"):
+            command.poll()
+    for _ in range(2):
+        with pytest.raises(GuestLostError, match="signal 9"):
+            ready.agent.run("true", Deadline(5))
+
+
+def test_a_port_that_we_have_closed_needs_no_reason(ready: Guest) -> None:
+    command = ready.agent.start("sleep 9")
+    ready.agent.explain_eof = lambda: pytest.fail("asked why")
+    ready.agent.close()
+    with pytest.raises(AgentLost, match="was closed"):
+        command.poll()
+    with pytest.raises(AgentLost, match="is closed"):
         ready.agent.start("true")
 
 
