@@ -436,6 +436,21 @@ class ZoneNotShared(ZoneError):
         super().__init__("this guest's memory is not shared with us; boot it with dispatch='trampoline' or 'auto'")
 
 
+class ZoneNoMemory(ZoneError):
+    """The guest's kernel has not enough memory to lend, in pieces of the size that we need.
+
+    :param pieces: how many are needed, of so many bytes each.
+    :param lent: how many it had; it has them back.
+    """
+
+    def __init__(self, pieces: int, piece_bytes: int, lent: int) -> None:
+        size_mib = piece_bytes >> 20
+        had = f"; it had {lent} of {pieces}" if lent else ""
+        super().__init__(f"the guest has no {size_mib * pieces} MiB of memory to lend in pieces of {size_mib}{had}")
+        self.pieces = pieces
+        self.lent = lent
+
+
 class ZoneNotMapped(ZoneError):
     """The guest's page tables have no place where the zone, or the window onto all memory, could be seen."""
 
@@ -453,23 +468,25 @@ class RecordRefused(ZoneError):
 
 
 class RecordNoTrampolines(RecordRefused):
-    """The guest has breakpoints."""
+    """The guest has breakpoints.
 
-    def __init__(self, why: str) -> None:
-        super().__init__(f"recording needs trampolines, but {why}", "boot it with dispatch='trampoline'")
+    :param reason: why it has no trampolines, as a clause.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__("recording needs trampolines", advice)
+        self.args = (f"recording needs trampolines, but {reason}; {advice}",)
 
 
 class RecordNoRing(RecordRefused):
     """The zone has no room for a ring of records for each CPU.
 
-    :param attached: it was borrowed without any.
+    :param reason: why it has none, as a clause, where that is known.
     """
 
-    def __init__(self, cpus: int, *, attached: bool = False) -> None:
-        super().__init__(
-            f"the landing zone has no room for a ring of records for each of {cpus} CPUs",
-            "attach with recording=True" if attached else "give the guest more memory",
-        )
+    def __init__(self, cpus: int, advice: str = "give the guest more memory", reason: str = "") -> None:
+        since = f", since {reason}" if reason else ""
+        super().__init__(f"the landing zone has no room for a ring of records for each of {cpus} CPUs{since}", advice)
 
 
 class RecordTooMany(RecordRefused):

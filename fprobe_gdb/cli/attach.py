@@ -12,15 +12,16 @@ import rich_click as click
 from fprobe_gdb.cli.exits import ExitCode
 from fprobe_gdb.cli.options import answer_option, dispatch_option, kernel_option
 from fprobe_gdb.cli.progress import working
-from fprobe_gdb.cli.record_options import RECORD_FROM, check_recordable, record_options, recordable
+from fprobe_gdb.cli.question_options import question_options
+from fprobe_gdb.cli.record_options import record_options
 from fprobe_gdb.cli.sinks import open_sink
-from fprobe_gdb.cli.trace_options import Form, ProbesCommand, What, form_options, what_options
+from fprobe_gdb.cli.trace_options import ProbesCommand, call_options, form_options, what_options
+from fprobe_gdb.cli.tracing import AnyTracer, Begin, TraceRequest, prepare
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.errors import InvalidProbe, TargetLost
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.options import BACKENDS, DEFAULT_MAX_SITES, BootOptions
-from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.tracer import Tracer
 from images.progress import Progress
@@ -33,8 +34,8 @@ __all__ = ["attach"]
 @click.argument("definitions", nargs=-1, metavar="[EVENT]...")
 @kernel_option
 @what_options
-@click.option("--entry-only", is_flag=True, help="No returns: half the work.")
-@click.option("--max-hits", metavar="N", type=click.IntRange(1), help="Stop after N calls.")
+@call_options
+@question_options
 @click.option(
     "--timeout", "timeout_sec", default=10.0, show_default=True, metavar="S", type=float, help="Seconds to trace for."
 )
@@ -61,8 +62,6 @@ __all__ = ["attach"]
 def attach(
     socket: Path,
     kernel: str | None,
-    entry_only: bool,
-    max_hits: int | None,
     timeout_sec: float,
     qmp: Path | None,
     backend: str,
@@ -70,8 +69,6 @@ def attach(
     breakpoint: str,
     max_sites: int,
     answer_sec: float,
-    record: bool | None,
-    block: bool,
     **values: Any,
 ) -> int:
     """Trace a guest that runs already, through the unix socket of its gdbstub. It runs on when the trace ends.
@@ -87,14 +84,15 @@ def attach(
     fprobe-gdb attach /run/user/1000/gdb.sock -k ./bzImage -i 'vfs_*'
     fprobe-gdb attach gdb.sock --qmp qmp.sock -k 6.1 -i vfs_read --max-hits 10
     fprobe-gdb attach gdb.sock -k ./bzImage -i '*' -f summary --timeout 5
+    fprobe-gdb attach gdb.sock -k ./bzImage -i vfs_read -f summary --count-by comm --hist count
     """
-    what, form = What.take(values), Form.take(values)
-    check_recordable(record, what, form)
+    request = TraceRequest.take(values)
+    what, form = request.what, request.form
     options = BootOptions(
         kernel=kernel, backend=backend, dispatch=dispatch, breakpoint=breakpoint, max_sites=max_sites,
         answer_sec=answer_sec,
     )  # fmt: skip
-    count = 0
+    count, ordered = 0, True
     with working("looking for the kernel") as progress:
         path = options.kernel_path(progress)
         progress(Progress("reading the kernel's symbols"))
@@ -106,26 +104,15 @@ def attach(
             count = len(what.locations(records, definitions))
             if dispatch == "breakpoint":
                 options.check_sites(count)
-    options = replace(options, recording=bool(record) or count > RECORD_FROM)
+            judge = request.judge(knowledge, records)
+            ordered = judge is None or not judge.at_exit
+            request.check_events(definitions, knowledge, records)
+    options = replace(options, recording=request.wants_record(count))
     with (
-        open_sink(form.format, form.output, graph=form.graph, functions=bool(what.include)) as sink,
+        open_sink(form.format, form.output, graph=form.graph, functions=bool(what.include), ordered=ordered) as sink,
         Kernel.attach(socket, qmp=qmp, options=options, knowledge=knowledge, on_note=_tell) as k,
     ):
-        functions = what.functions(k.records)
-        # Without trampolines breakpoints may do, if there are few enough.
-        many = len(functions) > RECORD_FROM and (k.can_record or len(functions) > max_sites)
-        tracer: Tracer | RecordTracer
-        tracefs = form.format == "ftrace"
-        if record or (record is None and many and recordable(what, form)):
-            quiet = form.format == "summary"
-            tracer = RecordTracer(
-                k, sink, entry_only=entry_only, max_hits=max_hits, quiet=quiet, block=block, tracefs=tracefs
-            )
-            tracer.register(functions)
-        else:
-            tracer = Tracer(k, sink, entry_only=entry_only, max_hits=max_hits, stack=form.stack, tracefs=tracefs)
-            tracer.register(functions, what.definitions(k), what.selection)
-        _follow(k, tracer, timeout_sec)
+        _follow(k, *prepare(k, sink, request), timeout_sec)
     return ExitCode.OK
 
 
@@ -134,14 +121,18 @@ def _tell(note: str) -> None:
 
 
 # Trace for a time, and write the summary however that ends. The end of the time is what was asked for, no failure.
-def _follow(k: Kernel, tracer: Tracer | RecordTracer, timeout_sec: float) -> None:
+def _follow(k: Kernel, tracer: AnyTracer, begin: Begin, timeout_sec: float) -> None:
     ended = "interrupted"
     try:
+        tracer = begin()
         ended = "timeout" if k.run(timeout_sec=timeout_sec) is RunEnd.TIMEOUT else "max-hits"
         if isinstance(tracer, Tracer):
             tracer.unregister()
     except TargetLost:
         ended = "guest died"
+        raise
+    except Exception as error:
+        ended = f"failed: {type(error).__name__}"
         raise
     finally:
         tracer.finish(ended, None)

@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 import rich_click as click
 
 from fprobe_gdb.cli.trace_options import Form, What
-from fprobe_gdb.session.guest import Kernel
 
-__all__ = ["RECORD_FROM", "check_recordable", "record_options", "recordable", "should_record"]
+__all__ = ["RECORD_FROM", "check_recordable", "record_options", "recordable"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,30 +32,17 @@ def record_options(function: F) -> F:
     )(function)
 
 
-def recordable(what: What, form: Form, *, events: bool = False) -> bool:
-    """Whether all that is asked for can be had without handlers.
-
-    :param events: probe events can be recorded.
-    """
-    return not ((what.lines and not events) or what.selection.waits or form.stack)
+def recordable(what: What, form: Form) -> bool:
+    """Whether all that is asked for can be had without handlers."""
+    return not (what.selection.waits or form.stack)
 
 
-def check_recordable(record: bool | None, what: What, form: Form, *, events: bool = False) -> None:
+def check_recordable(record: bool | None, what: What, form: Form) -> None:
     """Check ``--record`` against the rest.
 
-    :param events: as of :func:`recordable`.
     :raise click.UsageError: it cannot be had with that.
     """
-    if record and not recordable(what, form, events=events):
-        no_events = "" if events else "no events, "
+    if record and not recordable(what, form):
         raise click.UsageError(
-            f"--record knows {no_events}no --stack, and no modules that come later; leave it out, and handlers serve"
+            "--record knows no --stack, and no modules that come later; leave it out, and handlers serve"
         )
-
-
-def should_record(k: Kernel, count: int, *, answered_at_end: bool) -> bool:
-    """Whether so many functions should be recorded, where that serves as well as handlers.
-
-    :param answered_at_end: something is asked of calls, and nobody wants to see each call for which it holds.
-    """
-    return (count > RECORD_FROM or answered_at_end) and k.can_record

@@ -23,7 +23,7 @@ from fprobe_gdb.session.probe_event_runner import events_for, events_of
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.session.selection import Selection
 
-__all__ = ["Form", "ProbesCommand", "TraceCommand", "What", "form_options", "what_options"]
+__all__ = ["Form", "ProbesCommand", "TraceCommand", "What", "call_options", "form_options", "what_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -161,6 +161,24 @@ def what_options(function: F) -> F:
         ("-i", "--include", "PATTERN", "Functions to probe; may be repeated."),
     ):
         function = click.option(short, long, multiple=True, metavar=metavar, help=text)(function)
+    return function
+
+
+def call_options(function: F) -> F:
+    """``--entry-only``, ``--maxactive`` and ``--max-hits``."""
+    for option in (
+        click.option("--max-hits", metavar="N", type=click.IntRange(1), help="Stop after N calls."),
+        click.option(
+            "--maxactive",
+            "nr_maxactive",
+            default=0,
+            metavar="N",
+            type=click.IntRange(0),
+            help="Calls in flight at once; more are missed. Default: functions x CPUs x 2, as in the kernel.",
+        ),
+        click.option("--entry-only", is_flag=True, help="No returns: half the work."),
+    ):
+        function = option(function)
     return function
 
 

@@ -11,14 +11,15 @@ from emu.deadline import Deadline
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
-from fprobe_gdb.errors import MemoryFault, TypeLookupError, ZoneError
+from fprobe_gdb.errors import MemoryFault, TypeLookupError, ZoneError, ZoneNoMemory
 from fprobe_gdb.kernel.percpu import PerCpuLayout
 from fprobe_gdb.probe.core import ProbeCore
 from fprobe_gdb.session.live_stacks import LiveStacks
 from fprobe_gdb.session.passing_cpus import PassingCpus
 from fprobe_gdb.session.trampolines import furnish_trampolines, location_of, percpu_offsets
 from fprobe_gdb.session.view import GuestView
-from fprobe_gdb.session.zone_loan import ZoneLoans
+from fprobe_gdb.session.zone_loan import LoanedZone, ZoneLoans
+from fprobe_gdb.target.guest_ram import GuestRam
 from fprobe_gdb.target.qemu_ram import find_ram
 
 __all__ = ["AttachedZones"]
@@ -52,6 +53,8 @@ class AttachedZones:
         self._read = read
         self._run = run
         self._note = note
+        #: Why the zone has no rings of records, as a clause, where they were asked for.
+        self.why_no_rings = ""
 
     def trampolines(
         self, breakpoints: BreakpointDispatch, core: ProbeCore, *, recording: bool, answer_sec: float
@@ -59,14 +62,14 @@ class AttachedZones:
         """Borrow a zone and make a dispatch of it.
 
         :param breakpoints: the dispatch that the guest has now.
-        :param recording: with rings of records, and room for all functions.
+        :param recording: with rings of records, and room for all functions, if the guest has so much memory to lend.
         :raise ZoneError: why that cannot be. The guest is as it was.
         """
         view = self._view
         loans = self._loans(breakpoints, self._read)
         ram = find_ram(self._qemu_pid, view.target)
         try:
-            loan = loans.borrow(ram, core.possible_cpus if recording else 0)
+            loan = self._borrow(loans, ram, core.possible_cpus if recording else 0)
         except BaseException:
             ram.close()
             raise
@@ -75,6 +78,16 @@ class AttachedZones:
             view.target, core, view.records, view.knowledge, view.slide, self._percpu, ram, loan.zone, loan.cr3,
             doorbell=None, answer_sec=answer_sec, journal=loan.journal, standing=stacks.standing_at,
         )  # fmt: skip
+
+    # With rings, or as a small zone, which handlers can do with.
+    def _borrow(self, loans: ZoneLoans, ram: GuestRam, rings: int) -> LoanedZone:
+        try:
+            return loans.borrow(ram, rings)
+        except ZoneNoMemory as error:
+            if not rings:
+                raise
+            self.why_no_rings = str(error)
+            return loans.borrow(ram, 0)
 
     def give_back(self, breakpoints: BreakpointDispatch, trampolines: TrampolineDispatch | None) -> None:
         """Take our own zone out, from which nothing is planted any more.

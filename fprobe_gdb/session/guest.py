@@ -500,8 +500,7 @@ class Kernel(GuestView):
         if self.target.state is not TargetState.STOPPED or dispatch.in_handler:
             raise StateError("recording", "running", "stopped, outside handlers")
         if self.num_possible_cpus() > dispatch.zone.rings:
-            attached = isinstance(self.machine, AttachedMachine) and not self.options.recording
-            raise RecordNoRing(self.num_possible_cpus(), attached=attached)
+            raise self._no_ring()
         if (ip := self.records.without_fentry(ips)) is not None:
             raise SiteNotRecorded(ip)
         at_exit = [it.at_exit for it in (asked or {}).values()]
@@ -611,9 +610,25 @@ class Kernel(GuestView):
     @property
     def _recording_dispatch(self) -> TrampolineDispatch:
         if not isinstance(self._dispatch, TrampolineDispatch):
-            why = self._why_breakpoints or "the guest has not booted, or was booted with breakpoints"
-            raise RecordNoTrampolines(why)
+            raise self._no_trampolines()
         return self._dispatch
+
+    def _no_trampolines(self) -> RecordNoTrampolines:
+        why = self._why_breakpoints
+        if not isinstance(self.machine, AttachedMachine):
+            why = why or "the guest has not booted, or was booted with breakpoints"
+            return RecordNoTrampolines(why, "boot it with dispatch='trampoline'")
+        if not why:
+            return RecordNoTrampolines("breakpoints were asked for", "attach with dispatch='auto'")
+        return RecordNoTrampolines(why, "let handlers do it (--no-record, Fprobe)")
+
+    def _no_ring(self) -> RecordNoRing:
+        cpus = self.num_possible_cpus()
+        if self._zones is None:
+            return RecordNoRing(cpus)
+        if not self.options.recording:
+            return RecordNoRing(cpus, "attach with recording=True")
+        return RecordNoRing(cpus, "let handlers do it (--no-record, Fprobe)", self._zones.why_no_rings)
 
     def _task_names(self, flags: bool) -> TaskNames | None:
         if not self.has_types:
@@ -839,13 +854,13 @@ class Kernel(GuestView):
 
     def _admit(self, ips: Collection[int], planted: Collection[int]) -> None:
         if isinstance(self._dispatch, BreakpointDispatch):
-            self.options.check_sites(len({*ips, *planted}))
+            self.options.check_sites(len({*ips, *planted}), self._why_breakpoints)
         try:
             self._dispatch.admit(ips)
         except PlantRefused as error:
             if self.options.dispatch != "auto" or self._core.fprobes:
                 raise
-            self.options.check_sites(len(ips))
+            self.options.check_sites(len(ips), str(error))
             self._use_breakpoints(str(error))
 
     # In place of trampolines, while there is no probe.

@@ -80,9 +80,10 @@ class BootOptions:
         if self.breakpoint not in kinds:
             raise UsageError(f"breakpoint {self.breakpoint!r} is none of {', '.join(kinds)}")
 
-    def check_sites(self, count: int) -> None:
+    def check_sites(self, count: int, why: str = "") -> None:
         """Check that breakpoints can serve so many functions.
 
+        :param why: why there are no trampolines, as a clause; empty where nobody wants them.
         :raise TooManySites: when there are more than :attr:`max_sites`.
         """
         if count > self.max_sites:
@@ -91,7 +92,8 @@ class BootOptions:
                 self.max_sites,
                 f"breakpoints serve {self.max_sites}: each one slows the whole guest, whether it is hit or not "
                 "(100 of them about 5 times, 1,000 about 50 times under TCG); "
-                f"narrow the pattern, or raise the limit (--max-sites {count}, max_sites={count})",
+                f"narrow the pattern, or raise the limit (--max-sites {count}, max_sites={count})"
+                + (f"; trampolines would serve any number, but {why}" if why else ""),
             )
 
     def kernel_path(self, progress: Report | None = None) -> Path:

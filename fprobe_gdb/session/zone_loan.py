@@ -18,7 +18,7 @@ from fprobe_gdb.dispatch.trampoline.loan_mark import LoanMark, find_marks
 from fprobe_gdb.dispatch.trampoline.mapping import IMAGE_BASE, place_zone, read_directory, zone_entries
 from fprobe_gdb.dispatch.trampoline.orphans import hand_back, held_by_tracers, owns_text
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, MAX_RINGS, PIECE_BYTES, SLOTS, Zone
-from fprobe_gdb.errors import MemoryFault, ZoneError
+from fprobe_gdb.errors import MemoryFault, ZoneError, ZoneNoMemory
 from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.kernel.unwind_code import HOOKS
 from fprobe_gdb.session.live_stacks import LiveStacks
@@ -89,7 +89,8 @@ class ZoneLoans:
         """Have memory allocated by the guest's kernel, and map it as a zone.
 
         :param rings: how many rings of records it has; 0 for a small zone.
-        :raise ZoneError: why that cannot be. The guest is as it was.
+        :raise ZoneNoMemory: the guest has not so much to lend.
+        :raise ZoneError: why else that cannot be. The guest is as it was.
         """
         self._check_guest()
         rings = rings if rings <= MAX_RINGS else 0
@@ -137,9 +138,7 @@ class ZoneLoans:
         if not cr3:
             raise ZoneError(_NOBODY)
         if len(handles) < count:
-            size_mib = PIECE_BYTES >> 20
-            lent = f"; it had {len(handles)} of {count}" if handles else ""
-            raise ZoneError(f"the guest has no {size_mib * count} MiB of memory to lend in pieces of {size_mib}{lent}")
+            raise ZoneNoMemory(count, PIECE_BYTES, len(handles))
         return cr3
 
     @property

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
 
 from emu.errors import AgentLost, CommandTimeout
 from fprobe_gdb.cli import trace as module
-from fprobe_gdb.cli.trace_options import Form, What
-from fprobe_gdb.errors import GuestPanic, OutputError, SiteNoCode, TargetLost
+from fprobe_gdb.errors import GuestPanic, OutputError, TargetLost
 
-REQUEST = module._Request(What(("vfs_read",), (), ()), Form("text", False, 0, None), False, 0, None, 10.0, "true")
+COURSE = module._Course("true", 10.0)
 
 
 class FakeTracer:
@@ -20,7 +18,7 @@ class FakeTracer:
         self.summaries: list[tuple[str, int | None]] = []
         self.registered: list[int] = []
 
-    def register(self, ips: list[int], definitions: Sequence[object] = ()) -> None:
+    def register(self, ips: list[int]) -> None:
         self.registered += ips
 
     def output(self, data: bytes) -> None:
@@ -45,42 +43,12 @@ def outcome(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return box
 
 
-class Refused(FakeTracer):
-    unregistered = False
-
-    def register(self, ips: list[int], definitions: Sequence[object] = ()) -> None:
-        raise SiteNoCode(ips[0])
-
-    def unregister(self) -> None:
-        self.unregistered = True
-
-
 def follow(tracer: FakeTracer) -> None:
     def register() -> Any:
         tracer.register([0x1000])
         return tracer
 
-    module._follow(cast(Any, None), cast(Any, tracer), REQUEST, register)
-
-
-def test_what_cannot_be_recorded_is_handled(outcome: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the moment at which it is refused; there is one summary, and it says why."""
-    outcome.append(0)
-    why: list[str] = []
-    handlers, refused = FakeTracer(), cast(Any, Refused())
-
-    def make(*arguments: Any) -> Any:
-        why.append(arguments[-1])
-        return handlers
-
-    monkeypatch.setattr(module, "_tracer", make)
-    anything = cast(Any, None)
-    module._follow(
-        anything, refused, REQUEST, lambda: module._record(anything, anything, REQUEST, None, refused, [0x1000], [])
-    )
-    assert (handlers.registered, handlers.summaries, refused.summaries) == ([0x1000], [("command finished", 0)], [])
-    assert why == [SiteNoCode.why]
-    assert refused.unregistered
+    module._follow(cast(Any, None), cast(Any, tracer), COURSE, register)
 
 
 @pytest.mark.parametrize(
