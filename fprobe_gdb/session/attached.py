@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import select
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from emu.deadline import Deadline
-from fprobe_gdb.errors import UsageError
+from fprobe_gdb.errors import TransportError, UsageError
 from fprobe_gdb.session.debugger import connect_debugger, unix_socket
 from fprobe_gdb.session.stub_guard import StubGuard
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.qemu_ram import peer_pid
+from fprobe_gdb.transport.let_go import take_over
 
 __all__ = ["AttachedMachine", "connect"]
 
@@ -76,14 +78,27 @@ def connect(path: Path, backend: str, qmp: Path | None = None) -> tuple[Attached
 
     :param backend: ``"gdb"`` or ``"rsp"``.
     :param qmp: the unix socket of a QMP monitor that nobody else uses: then stops cost less.
-    :raise TransportError: when nobody listens there.
+    :raise TransportError: when nobody listens there, or answers.
     """
     stub = unix_socket(path, "gdbstub", "-gdb")
     qemu_pid, guard = peer_pid(stub), StubGuard(stub)
     try:
+        _take_over(stub, path)
         monitor = unix_socket(qmp, "QMP monitor", "-qmp") if qmp else None
         return AttachedMachine(qemu_pid, guard), connect_debugger(stub, backend, monitor)
     except BaseException:
         stub.close()
         guard.act()
         raise
+
+
+# From whoever was connected before, and may have been killed.
+def _take_over(stub: socket.socket, path: Path) -> None:
+    try:
+        agreed = take_over(stub)
+    except OSError as error:
+        raise TransportError(f"the gdbstub at {path} has closed the connection: {error}") from error
+    if not agreed:
+        raise TransportError(
+            f"nobody answers at {path} as QEMU's gdbstub does; is it one, and is QEMU stopped (SIGSTOP)?"
+        )

@@ -5,7 +5,8 @@ so that a hit costs one stop and two round trips. Facts that shape it (QEMU 5.0-
 
 * While the guest runs nothing but the interrupt byte may be sent: any other byte stops it.
 * ``p``/``P`` answer nothing until a description file has been read (up to 8.1).
-* ``?`` removes all breakpoints: it is sent once, to start clean.
+* ``?`` removes all breakpoints (since 7.2: of one vCPU). It is sent once, to start clean; whoever comes behind an
+  unknown client takes over first (:mod:`~fprobe_gdb.transport.let_go`).
 * A stop that crosses with our interrupt byte is reported once: the stub drops the byte of a stopped guest. Other
   stubs may report twice, so a second report is fetched and dropped before the guest is resumed.
 """

@@ -6,15 +6,19 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from emu.deadline import Deadline
-from fprobe_gdb.dispatch.base import RunEnd
+from fprobe_gdb.dispatch.base import RunEnd, stop_guest
+from fprobe_gdb.errors import WaitTimeout
 from fprobe_gdb.probe.fprobe import Fprobe
 from fprobe_gdb.transport.let_go import let_go
+from fprobe_gdb.transport.link import SocketLink
 from fprobe_gdb.transport.rsp import frame
+from fprobe_gdb.transport.rsp_session import Request, RspSession
 from tests.integration.stranger import BUSY, NOT_BUSY, Stranger
 from tests.integration.tool import Tool, wait_gone
 
@@ -81,6 +85,59 @@ def test_a_guest_is_let_go_in_the_middle_of_anything(stranger: Stranger) -> None
     assert stranger.text()
 
 
+# A connection on which nobody says another word.
+@contextmanager
+def dead_client(stranger: Stranger) -> Iterator[tuple[RspSession, socket.socket]]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(str(stranger.path))
+        session = RspSession(SocketLink(sock, "the gdbstub"), 60)
+        # Of QEMU up to 8.0, since it has been stopped.
+        session.exchange([Request(b"qC")])
+        session.reports.clear()
+        yield session, sock
+
+
+# Leaves a vCPU, not the first one, with a step that it takes when it wakes up.
+def halt_in_a_step(session: RspSession) -> None:
+    deadline = Deadline(60)
+    while True:
+        session.resume(b"vCont;s:2")
+        if not session.next_report(deadline.within(0.2)):
+            return
+        assert not deadline.expired, "never halted"
+        # And a bit further.
+        session.resume(b"c")
+        assert not session.next_report(deadline.within(0.01))
+        session.interrupt()
+        assert session.next_report(deadline)
+
+
+@pytest.mark.parametrize("backend", ["rsp", "gdb"])
+@pytest.mark.parametrize("left", ["breakpoints", "step"])
+def test_nothing_is_left_of_a_dead_client(stranger: Stranger, backend: str, left: str) -> None:
+    """On no vCPU: both run, and nothing stops them."""
+    with stranger.attach(dispatch="breakpoint") as k:
+        ip = k.records.ftrace_location(k.address("__x64_sys_personality"))
+    with dead_client(stranger) as (session, _):
+        if left == "breakpoints":
+            assert session.exchange([Request(b"Z0,%x,1" % ip)]) == [b"OK"]
+        else:
+            halt_in_a_step(session)
+    with stranger.attach(dispatch="breakpoint", backend=backend) as k:
+        k.target.resume()
+        with pytest.raises(WaitTimeout):
+            k.target.wait(Deadline(1))
+        stop_guest(k.target)
+    assert "alive" in stranger.shell("echo alive")
+
+
+def test_a_guest_is_let_go_in_a_step(stranger: Stranger) -> None:
+    with dead_client(stranger) as (session, sock):
+        halt_in_a_step(session)
+        assert let_go(sock)
+    assert stranger.shell("workload calls 100") == "done calls=100\n"
+
+
 def test_the_next_tool_finds_the_guest_where_nobody_stood_by(stranger: Stranger, tmp_path: Path) -> None:
     with traced(stranger, tmp_path) as tool:
         for pid in tool.children():
@@ -98,6 +155,5 @@ def test_the_next_tool_finds_the_guest_where_nobody_stood_by(stranger: Stranger,
     with stranger.attach(dispatch="breakpoint") as k:
         probe = Fprobe(lambda fp, *_: k.stop() if fp.hits == 5 else None)
         k.register_fprobe(probe, "__x64_sys_personality")
-        # On a machine with much else to do the guest gets on slowly here: it is found in its timer interrupts.
-        assert k.run(timeout_sec=240) is RunEnd.DONE
-    assert running.wait(Deadline(240)).output == b"alive\n"
+        assert k.run(timeout_sec=120) is RunEnd.DONE
+    assert running.wait(Deadline(120)).output == b"alive\n"
