@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Protocol
 
 from fprobe_gdb.errors import BtfError, TypeLookupError, UsageError
@@ -22,13 +21,12 @@ from fprobe_gdb.expr import (
     needs_exit,
 )
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
-from fprobe_gdb.kernel.values import GuestMemory, Value, arguments, return_value
 from fprobe_gdb.output.aggregate_count_by import CountBy
 from fprobe_gdb.output.aggregate_histogram import Histogram
 from fprobe_gdb.registers import Registers
-from fprobe_gdb.session.guest import Kernel
+from fprobe_gdb.session.call_hit import TraceHit
 
-__all__ = ["AskedSum", "Judge", "Questions", "TraceHit"]
+__all__ = ["AskedSum", "Judge", "Questions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,69 +42,6 @@ class Questions:
 
     def __bool__(self) -> bool:
         return self != Questions()
-
-
-class TraceHit:
-    """A :class:`~fprobe_gdb.expr.HitScope`. Valid until the guest resumes; nothing is read before it is asked for."""
-
-    def __init__(self, k: Kernel, ip: int, func: str, ret_ip: int, entry_regs: Registers) -> None:
-        self._k = k
-        self._entry_regs = entry_regs
-        self.ip = ip
-        self.func = func
-        self.caller_ip = ret_ip
-        self.cpu = k.cpu
-        self.task = k.task
-        self.epoch = k.memory.epoch
-        #: Set at an exit.
-        self.duration_ns = 0
-        self.exit_regs: Registers | None = None
-
-    @property
-    def memory(self) -> GuestMemory:
-        """The guest's memory."""
-        return self._k.memory
-
-    @property
-    def regs(self) -> Mapping[str, int]:
-        """The registers of this end of the call."""
-        return self.exit_regs or self._entry_regs
-
-    @cached_property
-    def args(self) -> Mapping[str, Value]:
-        """The arguments, from the registers that the call began with."""
-        proto = self._k.prototype_at(self.ip)
-        return {} if proto is None else arguments(self._k.btf_at(self.ip), proto, self._entry_regs, self._k.memory)
-
-    @cached_property
-    def retval(self) -> Value | int | None:
-        """The return value; None at an entry."""
-        if self.exit_regs is None:
-            return None
-        proto = self._k.prototype_at(self.ip)
-        if proto is None:
-            return self.exit_regs["ax"]
-        return return_value(self._k.btf_at(self.ip), proto, self.exit_regs, self._k.memory)
-
-    @property
-    def comm(self) -> str:
-        """The task's name."""
-        return self._k.current.comm
-
-    @property
-    def pid(self) -> int:
-        """The thread."""
-        return self._k.current.pid
-
-    @property
-    def tgid(self) -> int:
-        """The process."""
-        return self._k.current.tgid
-
-    @property
-    def caller(self) -> str:
-        """The calling function's name."""
-        return self._k.function_name(self.caller_ip)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,8 @@ That is names, numbers and registers; what pointers lead to has changed when a r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import fields
-from functools import cached_property
 
 from fprobe_gdb.dispatch.trampoline.record_format import Record
 from fprobe_gdb.errors import NotCompiled
@@ -25,10 +24,12 @@ from fprobe_gdb.expr.typed import (
     StringOf,
     Typed,
 )
-from fprobe_gdb.kernel.values import GuestMemory, Value, argument_places, arguments, return_value
-from fprobe_gdb.registers import ARGUMENT_REGISTERS, Registers
+from fprobe_gdb.kernel.values import argument_places
+from fprobe_gdb.registers import ARGUMENT_REGISTERS
+from fprobe_gdb.session.call_hit import CallHit
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge
+from fprobe_gdb.session.record_values import NO_MEMORY, entry_registers, exit_registers
 
 __all__ = ["RecordHit", "need_recorded"]
 
@@ -37,62 +38,24 @@ _TASK_FIELDS = ("comm", "pid")
 _WORD_BITS = 64
 
 
-class RecordHit:
+class RecordHit(CallHit):
     """A :class:`~fprobe_gdb.expr.HitScope` of a record, for sums that :func:`need_recorded` has let pass.
 
-    :param ip: the location.
-    :param duration_ns: of a return.
+    :param duration_ns: of a return; None at an entry.
     """
 
-    epoch = 0
     tgid = 0
 
-    def __init__(
-        self, k: Kernel, memory: GuestMemory, record: Record, ip: int, func: str, duration_ns: int | None
-    ) -> None:
-        self._k = k
-        self._record = record
-        self.memory = memory
-        self.ip = ip
-        self.func = func
-        self.caller_ip = record.ret_ip
+    def __init__(self, k: Kernel, record: Record, func: str, duration_ns: int | None) -> None:
+        entry_regs = entry_registers(record) if record.args else {}
+        super().__init__(k, NO_MEMORY, record.ip, func, record.ret_ip, entry_regs)
         self.cpu = record.cpu
         self.task = record.task
         self.comm = record.comm or ""
         self.pid = record.pid or 0
-        self.duration_ns = duration_ns or 0
-        is_exit = duration_ns is not None
-        #: As of a :class:`~fprobe_gdb.session.judge.TraceHit`.
-        self.exit_regs: Registers | None = {"ax": record.retval, "dx": 0} if is_exit else None
-
-    @property
-    def regs(self) -> Mapping[str, int]:
-        """The registers of this end of the call that are recorded."""
-        return self.exit_regs or dict(zip(ARGUMENT_REGISTERS, self._record.args, strict=True))
-
-    @cached_property
-    def args(self) -> Mapping[str, Value]:
-        """The arguments."""
-        proto = self._k.prototype_at(self.ip)
-        if proto is None:
-            return {}
-        regs = dict(zip(ARGUMENT_REGISTERS, self._record.args, strict=True)) | {"sp": 0}
-        return arguments(self._k.btf_at(self.ip), proto, regs, self.memory)
-
-    @cached_property
-    def retval(self) -> Value | int | None:
-        """The return value; None at an entry."""
-        if self.exit_regs is None:
-            return None
-        proto = self._k.prototype_at(self.ip)
-        if proto is None:
-            return self._record.retval
-        return return_value(self._k.btf_at(self.ip), proto, self.exit_regs, self.memory)
-
-    @property
-    def caller(self) -> str:
-        """The calling function's name."""
-        return self._k.function_name(self.caller_ip)
+        if duration_ns is not None:
+            self.duration_ns = duration_ns
+            self.exit_regs = exit_registers(record)
 
 
 def need_recorded(judge: Judge, *, decided: bool, has_names: bool) -> None:

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
-from operator import sub
-from typing import Any, TypedDict
 
 from fprobe_gdb.dispatch.trampoline.pad_expr import Asked
-from fprobe_gdb.dispatch.trampoline.record_flags import flags_of
-from fprobe_gdb.dispatch.trampoline.record_format import (
-    FENTRY_BYTES,
-    Record,
-    RecordKind,
-    record_bits,
-    record_ip,
-)
+from fprobe_gdb.dispatch.trampoline.record_format import FENTRY_BYTES, Record, RecordKind, record_ip
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
 from fprobe_gdb.dispatch.trampoline.zone import MAX_PROBES
-from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.events import (
     Aggregate,
     ConsoleEvent,
-    CpuFlags,
     EntryEvent,
     ExitEvent,
     LostEvent,
@@ -35,30 +23,23 @@ from fprobe_gdb.events import (
     MissReason,
     SummaryEvent,
 )
-from fprobe_gdb.kernel.values import GuestMemory, arguments, return_value
 from fprobe_gdb.output.aggregate_count_by import OTHER
 from fprobe_gdb.output.base import EventSink
 from fprobe_gdb.output.summary import CallCounters, Durations, SummaryBuilder
-from fprobe_gdb.registers import ARGUMENT_REGISTERS
 from fprobe_gdb.session.calls_in_flight import CallsInFlight
-from fprobe_gdb.session.describe import describe_arguments, describe_result
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge
 from fprobe_gdb.session.pad_sums import PadSums
+from fprobe_gdb.session.record_counts import RecordCounts
+from fprobe_gdb.session.record_events import RecordEvents
 from fprobe_gdb.session.record_sums import RecordHit
 from fprobe_gdb.session.recorded_events import RecordedEvent
-from fprobe_gdb.session.recorded_names import NamesPlan, recorded_names, with_names
-from fprobe_gdb.session.tracefs_text import entry_text, return_text
+from fprobe_gdb.session.recorded_names import recorded_names, with_names
 
 __all__ = ["RecordTracer"]
 
 # A record, and whose it is: of functions if of no event.
 _Seen = tuple[Record, RecordedEvent | None]
-
-
-class _Tracefs(TypedDict, total=False):
-    text: str
-    flags: CpuFlags
 
 
 class RecordTracer:
@@ -100,29 +81,19 @@ class RecordTracer:
         self._quiet = quiet
         self._block = block
         self._is_tracefs = tracefs
+        self._make = RecordEvents(k, tracefs=tracefs)
         self._asked = sums.asked if sums else asked
         self._sums = sums
         self._judge = judge
         self._shown = 0
         self._line = ""
         self._summary = SummaryBuilder()
-        # In a quiet trace: records, and durations, by the record's first word: kind, CPU and location.
-        self._counted: Counter[int] = Counter()
-        self._durations: dict[int, Durations] = {}
+        # In a quiet trace.
+        self._counts = RecordCounts()
         self._in_flight = CallsInFlight()
         # Of the time in which the guest has not measured its counter.
         self._early: list[_Seen] = []
-        # Values are made long after the hit: what pointers point to has changed.
-        self._memory = GuestMemory(_no_memory, lambda: 0)
-        self._typed = k.has_types
-        self._callers: dict[int, str] = {}
-        # What lines about returns begin with, by function and caller.
-        self._returns: dict[tuple[int, int], str] = {}
-        self._has_count = k.knowledge.percpu.preempt_count is not None
-        self._names: dict[int, str] = {}
         self._wants_names = names and not (quiet or tracefs)
-        # What is fetched with arguments, by location.
-        self._fetched: Mapping[int, NamesPlan] = {}
         self._probe: RecordProbe | None = None
         self._events = events
         # Those of events, and what they record, by their numbers.
@@ -146,7 +117,7 @@ class RecordTracer:
         :raise PlantRefused, ZoneError: when they cannot be.
         """
         every = {*ips, *chain.from_iterable(event.ips for event in self._events)}
-        self._names = {ip: self._k.records.name_at(ip) for ip in every}
+        self._make.names = {ip: self._k.records.name_at(ip) for ip in every}
         self._k.on_console = lambda line: self._console(line, "console")
         if ips:
             self._record_functions(ips)
@@ -157,7 +128,7 @@ class RecordTracer:
     def _record_functions(self, ips: Sequence[int]) -> None:
         asked = self._asked or {}
         if self._wants_names:
-            self._fetched = recorded_names(self._k, ips, asked)
+            self._make.fetched = recorded_names(self._k, ips, asked)
         self._probe = self._k.record(
             ips,
             self._consume,
@@ -168,7 +139,7 @@ class RecordTracer:
             nr_maxactive=self._nr_maxactive,
             block=self._block,
             ordered=not self._quiet,
-            asked=with_names(ips, asked, self._fetched) if self._fetched else self._asked,
+            asked=with_names(ips, asked, self._make.fetched) if self._make.fetched else self._asked,
             tables=self._sums.tables if self._sums else None,
         )
 
@@ -250,7 +221,7 @@ class RecordTracer:
         started_ns = time.monotonic_ns()
         try:
             if self._quiet:
-                self._count(batch)
+                self._counts.add(batch, self._recorded_by(batch.probe)[0].form)
             else:
                 probe, event = self._recorded_by(batch.probe)
                 self._take([(record, event) for record in probe.form.decode(batch.data)])
@@ -261,45 +232,18 @@ class RecordTracer:
     def _recorded_by(self, number: int) -> tuple[RecordProbe, RecordedEvent | None]:
         return self._event_probes.get(number) or (self.probe, None)
 
-    # Much is done by functions that look at thousands of records in one go.
-    def _count(self, batch: Batch) -> None:
-        form = self._recorded_by(batch.probe)[0].form
-        columns, step = memoryview(batch.data).cast("Q"), form.size_bytes // 8
-        words = columns[::step].tolist()
-        self._counted.update(words)
-        if not form.returns:
-            return
-        tscs, entered = (columns[at // 8 :: step].tolist() for at in (form.left_tsc_at, form.entered_tsc_at))
-        exit_kind = record_bits(RecordKind.EXIT, batch.probe)
-        durations = self._durations
-        for kind, word, counts in zip(batch.kinds, words, map(sub, tscs, entered), strict=True):
-            if kind == exit_kind:
-                of = durations.get(word)
-                if of is None:
-                    of = durations[word] = Durations()
-                of.add(counts)
-
     def _add_counted(self) -> None:
-        if not self._counted:
+        if not self._counts:
             return
-        khz = self._k.tsc_khz
-        counters: dict[str, CallCounters] = {}
-        for word, count in self._counted.items():
-            of = counters.setdefault(self._row(word), CallCounters())
-            match RecordKind(word & 3):
-                case RecordKind.ENTRY:
-                    of.hits += count
-                case RecordKind.EXIT:
-                    of.exits += count
-                    of.hits += count if self._recorded_by(word >> 2 & MAX_PROBES - 1)[0].form.decided else 0
-                case RecordKind.MISSED:
-                    of.missed += count
-        durations: dict[str, Durations] = {}
-        for word, counts in self._durations.items():
-            if khz:
-                durations.setdefault(self._row(word), Durations()).merge(counts.scaled(1_000_000, khz))
-        for func, of in counters.items():
-            self._summary.add(func, of, durations.get(func))
+        for row in self._counts.rows(self._row, self._is_decided, self._k.tsc_khz):
+            self._summary.add(*row)
+
+    def _row(self, word: int) -> str:
+        _, event = self._recorded_by(word >> 2 & MAX_PROBES - 1)
+        return event.name if event else self._make.name(record_ip(word))
+
+    def _is_decided(self, word: int) -> bool:
+        return self._recorded_by(word >> 2 & MAX_PROBES - 1)[0].form.decided
 
     # What pads have added up: the figures of the functions, and what was asked for.
     def _add_sums(self) -> tuple[Aggregate, ...]:
@@ -320,11 +264,7 @@ class RecordTracer:
     # Name and location of a function, by where its location ends as pads see it.
     def _func_at(self, site: int) -> tuple[str, int]:
         ip = self._k.recorded_ip(site - FENTRY_BYTES)
-        return self._name(ip), ip
-
-    def _row(self, word: int) -> str:
-        _, event = self._recorded_by(word >> 2 & MAX_PROBES - 1)
-        return event.name if event else self._name(record_ip(word))
+        return self._make.name(ip), ip
 
     def _take(self, records: Sequence[_Seen]) -> None:
         clock = self._k.record_times(records[-1][0].tsc)
@@ -350,41 +290,37 @@ class RecordTracer:
 
     def _show_event(self, event: RecordedEvent, record: Record, clock: TscClock) -> None:
         depth = self._in_flight.depth(record.task)
-        names = self._name(record.ip), self._caller(record.ret_ip)
         match record.kind:
             case RecordKind.ENTRY:
-                self._write(event.entry_of(self._k, record, clock, *names, depth))
+                self._write(self._make.entry(record, clock.at_ns(record.tsc), depth, event))
                 self._shown += 1
             case RecordKind.EXIT:
-                self._write(event.exit_of(self._k, record, clock, *names, depth))
+                self._write(self._make.exit(record, clock, depth, event))
                 self._shown += 1
             case RecordKind.MISSED:
-                where = self._where(record, clock.at_ns(record.tsc))
-                self._write(MissedEvent(*where, reason=MissReason.POOL, depth=depth, probe_event=event.name))
+                self._write(self._make.missed(record, clock, depth, event))
 
     def _show(self, record: Record, clock: TscClock) -> None:
         match record.kind:
             case RecordKind.ENTRY:
-                self._write(self._entry(record, clock.at_ns(record.tsc), self._in_flight.entry(record)))
+                self._write(self._make.entry(record, clock.at_ns(record.tsc), self._in_flight.entry(record)))
                 self._add(record)
                 self._shown += 1
             case RecordKind.EXIT if self.probe.form.decided:
                 # Which calls are around it is not known: they have not been decided.
-                self._write(self._entry(record, clock.at_ns(record.entered_tsc), 0))
-                self._write(leave := self._exit(record, clock, 0))
+                self._write(self._make.entry(record, clock.at_ns(record.entered_tsc), 0))
+                self._write(leave := self._make.exit(record, clock, 0))
                 self._add(record, leave.duration_ns)
                 self._shown += 1
             case RecordKind.EXIT:
-                self._write(leave := self._exit(record, clock, self._in_flight.exit(record)))
+                self._write(leave := self._make.exit(record, clock, self._in_flight.exit(record)))
                 self._add(record, leave.duration_ns)
             case RecordKind.MISSED:
-                where = self._where(record, clock.at_ns(record.tsc))
-                depth = self._in_flight.depth(record.task)
-                self._write(MissedEvent(*where, reason=MissReason.POOL, depth=depth))
+                self._write(self._make.missed(record, clock, self._in_flight.depth(record.task)))
             case RecordKind.TASK_DEAD:
                 self._in_flight.task_dead(record.task)
                 return
-        if record.ip == self._task_dead_ip:
+        if record.ip == self._k.task_dead_ip:
             self._in_flight.task_dead(record.task)
 
     def _write(self, event: EntryEvent | ExitEvent | MissedEvent) -> None:
@@ -394,54 +330,13 @@ class RecordTracer:
     # To be added up, once the call is shown.
     def _add(self, record: Record, duration_ns: int | None = None) -> None:
         if self._judge:
-            hit = RecordHit(self._k, self._memory, record, record.ip, self._name(record.ip), duration_ns)
-            self._judge.add(hit)
-
-    def _where(self, record: Record, time_ns: int) -> tuple[str, int, int, int, int, int]:
-        return self._name(record.ip), record.ip, record.ret_ip, record.cpu, record.task, time_ns
-
-    def _entry(self, record: Record, time_ns: int, depth: int) -> EntryEvent:
-        return EntryEvent(
-            *self._where(record, time_ns),
-            args=dict(zip(ARGUMENT_REGISTERS, record.args, strict=True)),
-            caller=self._caller(record.ret_ip),
-            depth=depth,
-            comm=record.comm,
-            pid=record.pid,
-            params=self._params(self._name(record.ip), record),
-            **self._tracefs(record, entry_text, self._name(record.ip), self._caller(record.ret_ip)),
-        )
-
-    def _exit(self, record: Record, clock: TscClock, depth: int) -> ExitEvent:
-        return ExitEvent(
-            *self._where(record, clock.at_ns(record.tsc)),
-            retval=record.retval,
-            duration_ns=(record.left_tsc - record.entered_tsc) * 1_000_000 // clock.khz,
-            caller=self._caller(record.ret_ip),
-            depth=depth,
-            comm=record.comm,
-            pid=record.pid,
-            result=self._result(self._name(record.ip), record),
-            **self._tracefs(record, self._return_text, record),
-        )
-
-    # What a line in tracefs' form has beside what all have.
-    def _tracefs(self, record: Record, text: Callable[..., str], *of: Any) -> _Tracefs:
-        if not self._is_tracefs:
-            return {}
-        return {"text": text(*of), "flags": flags_of(record.flags, has_count=self._has_count)}
-
-    def _return_text(self, record: Record) -> str:
-        key = record.ip, record.ret_ip
-        if key not in self._returns:
-            self._returns[key] = return_text(self._k, self._name(record.ip), record.ret_ip)
-        return f"{self._returns[key]}{record.retval:#x}"
+            self._judge.add(RecordHit(self._k, record, self._make.name(record.ip), duration_ns))
 
     # What the ring had no room for, by function as far as that is known, and by event.
     def _tell_losses(self) -> None:
         losses: list[tuple[str, str | None, int]] = []
         if self._probe:
-            by_function = {self._name(ip): count for ip, count in self._probe.losses.items()}
+            by_function = {self._make.name(ip): count for ip, count in self._probe.losses.items()}
             by_function["(any)"] = self._probe.lost - sum(by_function.values())
             losses += [(func, None, count) for func, count in sorted(by_function.items())]
         losses += [(event.definition.function, event.name, probe.lost) for probe, event in self._event_probes.values()]
@@ -455,36 +350,3 @@ class RecordTracer:
             self._summary.write(lost)
             if not self._quiet:
                 self._sink.write(lost)
-
-    # Section: private
-
-    @property
-    def _task_dead_ip(self) -> int | None:
-        return self._k.task_dead_ip
-
-    def _name(self, ip: int) -> str:
-        return self._names.get(ip) or self._k.records.name_at(self._k.recorded_ip(ip))
-
-    def _caller(self, ret_ip: int) -> str:
-        if ret_ip not in self._callers:
-            self._callers[ret_ip] = self._k.symbolize(ret_ip)
-        return self._callers[ret_ip]
-
-    def _params(self, func: str, record: Record) -> tuple[tuple[str, str], ...] | None:
-        proto = self._k.prototype(func) if self._typed else None
-        if proto is None:
-            return None
-        regs = dict(zip(ARGUMENT_REGISTERS, record.args, strict=True)) | {"sp": 0}
-        plan = self._fetched.get(record.ip)
-        names = plan.names(record.payload) if plan else {}
-        return describe_arguments(arguments(self._k.btf, proto, regs, self._memory), names)
-
-    def _result(self, func: str, record: Record) -> str | None:
-        proto = self._k.prototype(func) if self._typed else None
-        if proto is None:
-            return None
-        return describe_result(return_value(self._k.btf, proto, {"ax": record.retval, "dx": 0}, self._memory))
-
-
-def _no_memory(addr: int, size_bytes: int) -> bytes:
-    raise MemoryFault(addr, size_bytes)

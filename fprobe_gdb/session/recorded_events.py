@@ -8,15 +8,13 @@ from functools import partial
 
 from fprobe_gdb.dispatch.trampoline.pad_expr import ALWAYS, Asked
 from fprobe_gdb.dispatch.trampoline.record_format import Record, RecordForm, TaskNames
-from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
 from fprobe_gdb.dispatch.trampoline.zone import LONGEST_RECORD_BYTES, MAX_PROBES
 from fprobe_gdb.errors import NotCompiled, UsageError
-from fprobe_gdb.events import EntryEvent, EventField, ExitEvent
+from fprobe_gdb.events import EventField
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.output.ftrace import UNKNOWN_COMM
 from fprobe_gdb.probe.filters import match_filter
 from fprobe_gdb.probe_events import EventDefinition, symbol_text
-from fprobe_gdb.registers import ARGUMENT_REGISTERS
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.judge import Judge, Questions
 from fprobe_gdb.session.lowering import GuestFacts
@@ -56,38 +54,8 @@ class RecordedEvent:
         """Locations of its functions."""
         return self.asked.keys()
 
-    def entry_of(self, k: Kernel, record: Record, clock: TscClock, func: str, caller: str, depth: int) -> EntryEvent:
-        """A hit at an entry.
-
-        :param func: the function's name.
-        :param depth: recorded calls of functions that are in flight around this one.
-        """
-        return EntryEvent(
-            func, record.ip, record.ret_ip, record.cpu, record.task, clock.at_ns(record.tsc),
-            args=dict(zip(ARGUMENT_REGISTERS, record.args, strict=True)),
-            caller=caller,
-            depth=depth,
-            comm=record.comm,
-            pid=record.pid,
-            fields=self._fields(k, record),
-            probe_event=self.name,
-        )  # fmt: skip
-
-    def exit_of(self, k: Kernel, record: Record, clock: TscClock, func: str, caller: str, depth: int) -> ExitEvent:
-        """A hit at a return. See :meth:`entry_of`."""
-        return ExitEvent(
-            func, record.ip, record.ret_ip, record.cpu, record.task, clock.at_ns(record.tsc),
-            retval=record.retval,
-            duration_ns=(record.left_tsc - record.entered_tsc) * 1_000_000 // clock.khz,
-            caller=caller,
-            depth=depth,
-            comm=record.comm,
-            pid=record.pid,
-            fields=self._fields(k, record),
-            probe_event=self.name,
-        )  # fmt: skip
-
-    def _fields(self, k: Kernel, record: Record) -> tuple[EventField, ...]:
+    def fields(self, k: Kernel, record: Record) -> tuple[EventField, ...]:
+        """The arguments of a hit."""
         comm = UNKNOWN_COMM if record.comm is None else record.comm
         values = self.plan.values(record.payload, comm, partial(symbol_text, k.symbols))
         return tuple(field_of(value, k.symbols) for value in values)

@@ -28,10 +28,11 @@ from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.probe.rethook import EntryData
 from fprobe_gdb.probe_events import EventDefinition
 from fprobe_gdb.registers import ARGUMENT_REGISTERS
+from fprobe_gdb.session.call_hit import TraceHit
 from fprobe_gdb.session.describe import describe_arguments, describe_result
 from fprobe_gdb.session.guest import Kernel
 from fprobe_gdb.session.hit_context import FlagsReader, stack_lines
-from fprobe_gdb.session.judge import Judge, TraceHit
+from fprobe_gdb.session.judge import Judge
 from fprobe_gdb.session.module_watch import ModuleChange
 from fprobe_gdb.session.probe_event_lines import event_of
 from fprobe_gdb.session.probe_event_runner import ProbeEventHit, ProbeEventRunner
