@@ -6,6 +6,8 @@ method's name ends in ``l`` (32 bits) or ``b`` (8 bits). Encodings: Intel SDM vo
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 __all__ = ["Asm", "Mem", "at", "gs", "rip"]
@@ -54,6 +56,7 @@ class Asm:
         self._labels: dict[str, int] = {}
         # Position of each rel32 that waits for a label.
         self._waiting: list[tuple[int, str]] = []
+        self._aside: list[Callable[[], None]] = []
 
     @property
     def here(self) -> int:
@@ -69,12 +72,29 @@ class Asm:
         """Where a label is."""
         return self.addr + self._labels[label]
 
+    def aside(self, emit: Callable[[], None]) -> None:
+        """Let :meth:`finish` emit what is rarely needed, behind all else, where control does not come by itself."""
+        self._aside.append(emit)
+
     def finish(self) -> bytes:
         """The code, with all labels filled in."""
+        # Each may set more aside.
+        while self._aside:
+            self._aside.pop(0)()
         for place, label in self._waiting:
             self._code[place : place + 4] = _signed32(self._labels[label] - place - 4)
         self._waiting.clear()
         return bytes(self._code)
+
+    @contextlib.contextmanager
+    def preserving(self, *registers: str) -> Iterator[None]:
+        """Around a subroutine: these registers are on the stack within; it returns at the end of the block."""
+        for register in registers:
+            self.push(register)
+        yield
+        for register in reversed(registers):
+            self.pop(register)
+        self.ret()
 
     # Section: moves
 

@@ -77,7 +77,6 @@ class _CountPad(RecordPad):
             self.code.find_row(self.tables.functions, [at("sp", BEHIND)])
             self.code.count(self.tables.functions, CallRow.MISSED)
             asm.jmp("entry.leave")
-        self.code.finish()
 
     # A call, and all that is added up at entries. What is in `keep` is there again afterwards.
     def _count_entry(self, scope: str, keep: str | None = None) -> None:
@@ -122,7 +121,6 @@ class _CountPad(RecordPad):
         asm.label("exit.no_time")
         asm.xorl("dx", "dx")
         asm.jmp("exit.time")
-        self.code.finish()
 
     # From the counter's values at both ends; none where the other CPU's is ahead.
     def _count_time(self) -> None:
@@ -140,7 +138,6 @@ class _CountPad(RecordPad):
         if probed and not self.form.decided:
             self._count_entry("dead.")
         self._leave_dead(denied)
-        self.code.finish()
 
     # Section: sums
 
@@ -175,11 +172,10 @@ class _CountPad(RecordPad):
                 expr.value(word)
                 self.code.add_number(table)
             self.asm.label(name + "added")
-            self.code.later(partial(self._unusual, expr, table, name))
+            self.asm.aside(partial(self._no_value, table, name))
 
-    # What is rare in an expression, and where it has no value.
-    def _unusual(self, expr: ExprCode, table: RowTable | HistogramTable, name: str) -> None:
-        expr.finish()
+    # Where an expression has no value.
+    def _no_value(self, table: RowTable | HistogramTable, name: str) -> None:
         self.asm.label(name + "fault")
         self.code.count_fault(table)
         self.asm.jmp(name + "added")

@@ -9,7 +9,7 @@ Nothing here can fault: memory is read where it is known to be there, or through
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -86,7 +86,7 @@ class Seat:
 
 @dataclass(slots=True)
 class ExprCode:
-    """Code for expressions, behind each other; and at last :meth:`finish`, where control does not come by itself.
+    """Code for expressions, behind each other.
 
     :param scope: what its labels begin with.
     :param fault: the label to jump to when there is no value; it may be another one from some expression on.
@@ -100,13 +100,6 @@ class ExprCode:
     most_kept: int = 0
     _kept: int = 0
     _labels: count[int] = field(default_factory=count)
-    _aside: list[Callable[[], None]] = field(default_factory=list)
-
-    def finish(self) -> None:
-        """What is rarely needed."""
-        for emit in self._aside:
-            emit()
-        self._aside.clear()
 
     def branch(self, node: PadExpr, label: str, when: bool) -> None:
         """Jump to a label when the node is true, or when it is not; else go on behind this."""
@@ -223,7 +216,7 @@ class ExprCode:
             self._see(len(node.data), aside)
             self._same_bytes(node.data, differs)
             fault = self.fault
-            self._aside.append(lambda: self._peek_same(aside, node.data, same, differs, fault))
+            asm.aside(lambda: self._peek_same(aside, node.data, same, differs, fault))
         if when:
             asm.jmp(label)
         asm.label(behind)
@@ -276,7 +269,7 @@ class ExprCode:
             self.asm.jcc("b", fault)
             self.asm.jmp(done)
 
-        self._aside.append(walk)
+        self.asm.aside(walk)
 
     # Most pointers lead to the kernel's mapping of all memory, where a subtraction is as good as page tables. From ax,
     # which stays, to where so many bytes are in the window, in r11; aside where that cannot be said.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.trampoline.assembler import Asm, at
 from fprobe_gdb.dispatch.trampoline.pad_expr_code import ExprCode, Seat
@@ -32,8 +32,6 @@ class PayloadCode:
     at_bytes: int
     seat: Callable[[int], Seat]
     scope: str
-    _code: ExprCode | None = None
-    _aside: list[Callable[[], None]] = field(default_factory=list)
 
     def emit(self) -> None:
         """The code."""
@@ -45,19 +43,12 @@ class PayloadCode:
         asm.lea("sp", at("sp", -kept_bytes - _SAVED_BYTES))
         asm.mov(at("sp", kept_bytes), "r11")
         asm.mov(at("sp", kept_bytes + _WORD_BYTES), "r10")
-        self._code = ExprCode(asm, self.seat(kept_bytes + _SAVED_BYTES), self.scope, "")
+        code = ExprCode(asm, self.seat(kept_bytes + _SAVED_BYTES), self.scope, "")
         for number, place in enumerate(self.payload.places()):
-            self._fetch(self._code, place, f"{self.scope}field{number}.", kept_bytes)
+            self._fetch(code, place, f"{self.scope}field{number}.", kept_bytes)
         asm.mov("r11", at("sp", kept_bytes))
         asm.mov("r10", at("sp", kept_bytes + _WORD_BYTES))
         asm.lea("sp", at("sp", kept_bytes + _SAVED_BYTES))
-
-    def finish(self) -> None:
-        """What is rarely needed."""
-        assert self._code is not None
-        self._code.finish()
-        for emit in self._aside:
-            emit()
 
     def _fetch(self, code: ExprCode, place: Place, scope: str, kept_bytes: int) -> None:
         asm, fault, done = self.asm, scope + "fault", scope + "done"
@@ -91,4 +82,4 @@ class PayloadCode:
                 asm.movb_imm(at("r11", flags + value), 1)
             asm.jmp(done)
 
-        self._aside.append(unreadable)
+        asm.aside(unreadable)

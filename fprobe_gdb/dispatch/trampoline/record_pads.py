@@ -28,7 +28,7 @@ in one piece ends there; an access to memory; and above all a jump out of the pa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fprobe_gdb.dispatch.cpu_state import PerCpuOffsets
@@ -137,8 +137,6 @@ def assemble(pad: RecordPad, probes_task_dead: bool) -> RecordPads:
     if form.returns:
         asm.label("task_dead")
         pad.task_dead(probes_task_dead)
-    for part in pad.unfinished:
-        part.finish()
     code = asm.finish()
     exits = (asm.address_of("task_dead"), asm.address_of("exit")) if form.returns else (None, None)
     return RecordPads(code.ljust(-(-len(code) // _ALIGN) * _ALIGN, b"\xcc"), asm.address_of("entry"), *exits)
@@ -159,7 +157,6 @@ class RecordPad:
     by_function: bool
     then: int | None
     asked: Asked
-    unfinished: list[PayloadCode] = field(default_factory=list, init=False)
 
     def entry(self) -> None:
         """What planted locations call."""
@@ -375,9 +372,7 @@ class RecordPad:
     # Fetch the payload into the record.
     def _fetch(self, scope: str, seat: Callable[[int], Seat]) -> None:
         if self.asked.payload is not None and self.asked.payload.fields:
-            code = PayloadCode(self.asm, self.asked.payload, self.form.payload_at, seat, scope + "fetched")
-            code.emit()
-            self.unfinished.append(code)
+            PayloadCode(self.asm, self.asked.payload, self.form.payload_at, seat, scope + "fetched").emit()
 
     def _seat(self, **where: Any) -> Seat:
         place = self.place
@@ -401,7 +396,6 @@ class RecordPad:
         asm = self.asm
         if code is None:
             return
-        code.finish()
         kept_bytes = 8 * code.most_kept
         asm.label(scope + "fault")
         asm.lock_inc(rip(self._probe_word(ProbeWord.FAULTS)))

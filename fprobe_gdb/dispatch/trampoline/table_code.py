@@ -7,7 +7,7 @@ dx, r10 and r11.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -25,7 +25,7 @@ _HASH = 0x9E3779B97F4A7C15
 
 @dataclass(slots=True)
 class TableCode:
-    """Pieces of a pad; and at last :meth:`finish`, where control does not come by itself.
+    """Pieces of a pad.
 
     :param cpu_number: per-CPU offset of the CPU's number; None on a kernel for one CPU.
     """
@@ -34,17 +34,6 @@ class TableCode:
     zone: Zone
     cpu_number: int | None
     _labels: count[int] = field(default_factory=count)
-    _aside: list[Callable[[], None]] = field(default_factory=list)
-
-    def finish(self) -> None:
-        """What is rarely needed."""
-        for emit in self._aside:
-            emit()
-        self._aside.clear()
-
-    def later(self, emit: Callable[[], None]) -> None:
-        """Let :meth:`finish` emit this too."""
-        self._aside.append(emit)
 
     def find_row(self, table: RowTable, key: Sequence[Mem]) -> None:
         """The address of the row of a key, in r11: a new one where there is none, that of the others without room.
@@ -80,7 +69,7 @@ class TableCode:
             asm.label(new)
             self._new_row(table, key, found)
 
-        self.later(rarely)
+        asm.aside(rarely)
 
     # Where a chain ends: take a row, fill it, and hang it up in front of the chain that dx leads to. If a hit in
     # between hangs one up there, no pad finds that one again; the host does.
@@ -140,7 +129,7 @@ class TableCode:
             asm.mov_imm("ax", -8)
             asm.jmp(counted)
 
-        self.later(rarely)
+        asm.aside(rarely)
 
     def add_to_series(self, offset: int, signed: bool = False) -> None:
         """Add the number in dx to the figures that begin so far behind r11. Clobbers ax."""

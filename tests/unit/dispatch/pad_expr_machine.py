@@ -91,7 +91,6 @@ class ExprMachine:
         code.value(expr)
         asm.label("done")
         asm.jmp("done")
-        code.finish()
         asm.label("fault")
         asm.jmp("fault")
         self.uc.mem_write(_CODE, asm.finish())

@@ -123,7 +123,7 @@ def test_capstone_reads_what_we_meant(emit: Callable[[Asm], None], text: str) ->
 def test_every_method_is_tried() -> None:
     tried = {name for emit, _ in CASES for name in emit.__code__.co_names} | {"jcc", "label"}
     public = {name for name in vars(Asm) if not name.startswith("_")}
-    assert public - {"address_of", "finish", "here"} <= tried
+    assert public - {"address_of", "aside", "finish", "here", "preserving"} <= tried
 
 
 @pytest.mark.parametrize("condition", ["b", "ae", "e", "ne", "be", "a", "l", "ge", "le", "g"])
@@ -136,6 +136,31 @@ def test_labels_before_and_after(condition: str) -> None:
     asm.ret()
     assert decoded(asm.finish()) == [f"j{condition} {ADDR + 11:#x}", f"jmp {ADDR:#x}", "ret"]
     assert asm.address_of("forth") == ADDR + 11
+
+
+def test_what_is_set_aside_comes_behind_all_else() -> None:
+    asm = Asm(ADDR)
+
+    def rarely() -> None:
+        asm.label("rare")
+        asm.jmp("rarer")
+        asm.aside(more_rarely)
+
+    def more_rarely() -> None:
+        asm.label("rarer")
+        asm.ret()
+
+    asm.aside(rarely)
+    asm.jcc("e", "rare")
+    asm.pause()
+    assert decoded(asm.finish()) == [f"je {ADDR + 8:#x}", "pause", f"jmp {ADDR + 13:#x}", "ret"]
+
+
+def test_registers_that_a_subroutine_preserves() -> None:
+    asm = Asm(ADDR)
+    with asm.preserving("di", "r8"):
+        asm.pause()
+    assert decoded(asm.finish()) == ["push rdi", "push r8", "pause", "pop r8", "pop rdi", "ret"]
 
 
 def test_what_is_out_of_reach_is_not_encoded() -> None:
