@@ -46,7 +46,6 @@ from fprobe_gdb.errors import (
     GuestPanic,
     ImageError,
     MemberNotFound,
-    MemoryFault,
     ModuleError,
     PlantRefused,
     RecordNoRing,
@@ -56,12 +55,10 @@ from fprobe_gdb.errors import (
     TargetLost,
     TransportError,
     UsageError,
-    WaitTimeout,
     ZoneError,
     ZoneNotMapped,
 )
 from fprobe_gdb.events import MissReason
-from fprobe_gdb.kernel.kaslr import find_slide
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.kernel.modules import ModuleReader
 from fprobe_gdb.kernel.percpu import PerCpuLayout
@@ -73,6 +70,7 @@ from fprobe_gdb.session.attached import AttachedMachine, connect
 from fprobe_gdb.session.attached_zones import AttachedZones
 from fprobe_gdb.session.boot import start
 from fprobe_gdb.session.early_boot import START, EarlyBoot, run_to_kernel, run_to_start
+from fprobe_gdb.session.find_kernel import find_kernel, isolates, possible_cpus, read_by_any, set_isolated
 from fprobe_gdb.session.module_watch import ModuleChange, ModuleWatch
 from fprobe_gdb.session.modules import GuestModules
 from fprobe_gdb.session.options import BootOptions
@@ -89,8 +87,6 @@ from fprobe_gdb.session.trampolines import (
 )
 from fprobe_gdb.session.view import GuestView
 from fprobe_gdb.target.base import BreakpointKind, Target, TargetState
-from fprobe_gdb.target.connected import ConnectedTarget
-from fprobe_gdb.target.page_table import PAGE_BYTES, PRESENT
 from images.progress import Report
 
 __all__ = ["Kernel"]
@@ -99,10 +95,6 @@ _CALL_SEC = 30.0
 # A pad takes a microsecond, but its vCPU may have to be scheduled by the host first.
 _SETTLE_SEC = 5.0
 _CONSOLE_TAIL = 20
-# How long to look for a moment at which a vCPU is not in user mode, and in which steps.
-_KERNEL_MODE_SEC = 3.0
-_A_WHILE_SEC = 0.01
-_KERNEL_HALF = 1 << 63
 # Between the end of the debugger's connection and the end of QEMU.
 _LAST_WORDS_SEC = 2.0
 
@@ -687,7 +679,7 @@ class Kernel(GuestView):
 
     # The guest is up and stopped: find what can only be known now.
     def _settle(self) -> None:
-        image, slide = self.knowledge.image, self._find_slide()
+        image, slide = self.knowledge.image, find_kernel(self.target, self.knowledge)
         if slide is None:
             raise ImageError(
                 image.path,
@@ -695,9 +687,9 @@ class Kernel(GuestView):
                 "give the image that it was booted from",
             )
         self._move(slide)
-        self._isolate(self._isolates())
+        set_isolated(self.target, isolates(self.symbols, self._read_kernel))
         self.records.booted()
-        self._core.possible_cpus = self._possible_cpus()
+        self._core.possible_cpus = possible_cpus(self.target, self.symbols)
         if isinstance(self.machine, AttachedMachine):
             assert isinstance(self._dispatch, BreakpointDispatch)
             self._zones = AttachedZones(
@@ -710,48 +702,6 @@ class Kernel(GuestView):
         self._watch = ModuleWatch(self._core, self._modules, self.records, self.symbols.covers)
         self._watch.on_change = self._module_changed
         self._dispatch.task_dead_ip = self._task_dead_ip()
-
-    # What KASLR has added. A vCPU in user mode under page table isolation does not see the kernel: give it some time.
-    def _find_slide(self) -> int | None:
-        deadline = Deadline(_KERNEL_MODE_SEC)
-        while True:
-            slide = self._slide_now()
-            in_user_mode = all(ip < _KERNEL_HALF for ip in self.target.instruction_pointers())
-            if slide is not None or not in_user_mode or deadline.expired:
-                return slide
-            self.target.resume()
-            with contextlib.suppress(WaitTimeout):
-                self.target.wait(Deadline(_A_WHILE_SEC))
-                continue
-            stop_guest(self.target)
-
-    # The same now: as each vCPU sees memory, and then as the kernel would, if that is what it is.
-    def _slide_now(self) -> int | None:
-        target = self.target
-        for isolated in (False, True):
-            self._isolate(isolated)
-            for vcpu in target.vcpus:
-                slide = find_slide(
-                    self.knowledge.image,
-                    self.knowledge.symbols,
-                    lambda places: target.read_many(places, vcpu=vcpu),  # noqa: B023
-                )
-                if slide is not None:
-                    return slide
-        return None
-
-    def _isolate(self, isolated: bool) -> None:
-        if isinstance(self.target, ConnectedTarget):
-            self.target.isolated = isolated
-
-    # Whether page tables for user mode are others: then the page behind a root is theirs, and maps the entry code.
-    def _isolates(self) -> bool:
-        root = next(iter(self.symbols.addresses("init_top_pgt")), 0)
-        if not root or self.symbols.size(root) < 2 * PAGE_BYTES:
-            return False
-        with contextlib.suppress(MemoryFault):
-            return bool(int.from_bytes(self._read_kernel(root + 2 * PAGE_BYTES - 8, 8), "little") & PRESENT)
-        return False
 
     # The kernel is known to be so far from its link addresses.
     def _move(self, slide: int) -> None:
@@ -840,17 +790,10 @@ class Kernel(GuestView):
         memory = GuestMemory(self._read_kernel, lambda: self._dispatch.epoch)
         return ModuleReader(self.btf, memory, self.symbols, has_endbr=self.knowledge.locations.has_endbr)
 
-    # Kernel memory by whichever vCPU has it mapped: one in user mode under page table isolation has not.
     def _read_kernel(self, addr: int, size_bytes: int) -> bytes:
         if self._dispatch.in_handler:
             return self.read_memory(addr, size_bytes)
-        fault = MemoryFault(addr, size_bytes)
-        for vcpu in self.target.vcpus:
-            try:
-                return self.target.read_memory(addr, size_bytes, vcpu=vcpu)
-            except MemoryFault as error:
-                fault = error
-        raise fault
+        return read_by_any(self.target, addr, size_bytes)
 
     def _admit(self, ips: Collection[int], planted: Collection[int]) -> None:
         if isinstance(self._dispatch, BreakpointDispatch):
@@ -900,17 +843,6 @@ class Kernel(GuestView):
     def _task_dead_ip(self) -> int | None:
         addrs = self.symbols.addresses("do_task_dead")
         return (self.records.ftrace_location(addrs[0]) or addrs[0]) if addrs else None
-
-    # struct cpumask __cpu_possible_mask; its size is up to NR_CPUS bits, known from the next symbol.
-    def _possible_cpus(self) -> int:
-        addrs = self.symbols.addresses("__cpu_possible_mask")
-        if not addrs or self.target.state is not TargetState.STOPPED:
-            return len(self.target.vcpus)
-        try:
-            mask = self.target.read_memory(addrs[0], min(self.symbols.size(addrs[0]), 1024))
-        except MemoryFault:
-            return len(self.target.vcpus)
-        return int.from_bytes(mask, "little").bit_count() or len(self.target.vcpus)
 
 
 # QEMU runs with -no-reboot, so an end of its own accord is the guest's will.
