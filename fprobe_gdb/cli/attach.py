@@ -109,7 +109,14 @@ def attach(
             request.check_events(definitions, knowledge, records)
     options = replace(options, recording=request.wants_record(count))
     with (
-        open_sink(form.format, form.output, graph=form.graph, functions=bool(what.include), ordered=ordered) as sink,
+        open_sink(
+            form.format,
+            form.output,
+            lambda: len(k.target.vcpus),
+            graph=form.graph,
+            functions=bool(what.include),
+            ordered=ordered,
+        ) as sink,
         Kernel.attach(socket, qmp=qmp, options=options, knowledge=knowledge, on_note=_tell) as k,
     ):
         _follow(k, *prepare(k, sink, request), timeout_sec)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from fprobe_gdb.errors import UsageError
 from fprobe_gdb.output.base import EventSink
@@ -23,11 +23,18 @@ FORMATS = ("text", "jsonl", "ftrace", "summary")
 
 @contextlib.contextmanager
 def open_sink(
-    format_: str, path: str | None, *, graph: bool = False, functions: bool = True, ordered: bool = True
+    format_: str,
+    path: str | None,
+    cpus: Callable[[], int],
+    *,
+    graph: bool = False,
+    functions: bool = True,
+    ordered: bool = True,
 ) -> Iterator[EventSink]:
     """A sink that is closed at the end of the block.
 
     :param format_: one of :data:`FORMATS`.
+    :param cpus: tells how many CPUs the guest has, once there are events.
     :param graph: of ftrace's text, the form with calls and durations.
     :param functions, ordered: see :class:`.FtraceSink`.
     :param path: None or ``"-"`` is standard output.
@@ -46,7 +53,7 @@ def open_sink(
             case "jsonl":
                 sink = JsonlSink(stream)
             case "ftrace" if graph:
-                sink = FtraceGraphSink(stream)
+                sink = FtraceGraphSink(stream, cpus, ordered=ordered)
             case "ftrace":
                 sink = FtraceSink(stream, functions=functions, ordered=ordered)
             case "summary":

@@ -107,7 +107,8 @@ def trace(command: tuple[str, ...], dry_run: bool, **values: Any) -> int:
         return ExitCode.OK
     # An entry about which its return decides is told late.
     ordered = judge is None or not judge.at_exit
-    with open_sink(form.format, form.output, graph=form.graph, functions=bool(what.include), ordered=ordered) as sink:
+    functions, cpus = bool(what.include), lambda: options.smp
+    with open_sink(form.format, form.output, cpus, graph=form.graph, functions=functions, ordered=ordered) as sink:
         _trace(options, request, course, knowledge, sink)
     return ExitCode.OK
 

@@ -7,18 +7,19 @@
      0)               |    /* re: (vfs_read+0x4/0x370) count=64 */
      0) ! 120.160 us  |  }
 
-A call is one line where its return is what its CPU records next. A brace without its own call above, on the same CPU,
-names the function.
+A call is one line where its return is what its CPU records next, so a record is held until that is known; but not more
+than :data:`MOST_HELD` of them: then the call gets its brace, as in the kernel when its reader is ahead of the return. A
+brace without its own call above, on the same CPU, names the function.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-__all__ = ["GRAPH_HEADER", "GraphRecord", "RecordKind", "graph_lines"]
+__all__ = ["GRAPH_HEADER", "MOST_HELD", "GraphPicture", "GraphRecord", "RecordKind"]
 
 GRAPH_HEADER = """\
 # tracer: function_graph
@@ -26,6 +27,8 @@ GRAPH_HEADER = """\
 # CPU  DURATION                  FUNCTION CALLS
 # |     |   |                     |   |   |   |
 """
+#: Records of other CPUs behind a call of which nothing more is known; 3 MB or so.
+MOST_HELD = 10_000
 _INDENT = 2
 _NO_DURATION = " " * 14 + "|  "
 _SWITCH_RULE = " " + "-" * 42
@@ -81,46 +84,59 @@ class _Cpu:
     entered: dict[int, int] = field(default_factory=dict)
 
 
-def graph_lines(records: Sequence[GraphRecord], cpus: int) -> Iterator[str]:
-    """The lines of the picture, without the header.
+@dataclass(slots=True)
+class _Held:
+    record: GraphRecord
+    # Of a call: whether nothing has come yet on its CPU.
+    waits: bool
+    # Of a call: the return that is drawn with it.
+    leaf: GraphRecord | None = None
+    # Of a return: whether it is drawn with its call.
+    drawn: bool = False
 
-    :param records: in the order of their times.
+
+class GraphPicture:
+    """Draws records as they come, in the order of their times.
+
     :param cpus: of the guest; says how wide the first column is.
     """
-    yield from _Picture(records, len(str(cpus - 1))).lines()
 
-
-class _Picture:
-    def __init__(self, records: Sequence[GraphRecord], cpu_chars: int) -> None:
-        self._records = records
-        self._cpu_chars = cpu_chars
+    def __init__(self, cpus: int, most_held: int = MOST_HELD) -> None:
+        self._cpu_chars = len(str(cpus - 1))
+        self._most_held = most_held
         self._cpus: dict[int, _Cpu] = defaultdict(_Cpu)
-        # Returns that were drawn with their calls.
-        self._drawn: set[int] = set()
-
-    def lines(self) -> Iterator[str]:
-        returns = self._leaf_returns()
-        for index, record in enumerate(self._records):
-            if record.kind is RecordKind.NOTE:
-                yield record.text
-            elif index not in self._drawn:
-                yield from self._switch(record)
-                self._drawn.add(returns.get(index, index))
-                yield self._prologue(record.cpu) + self._body(record, returns.get(index))
+        self._held: deque[_Held] = deque()
+        # By CPU, the call for which nothing has come yet.
+        self._waiting: dict[int, _Held] = {}
 
     # get_return_for_leaf(): of a call, the return that its CPU has recorded next.
-    def _leaf_returns(self) -> dict[int, int]:
-        found: dict[int, int] = {}
-        calls: dict[int, int] = {}
-        for index, record in enumerate(self._records):
-            if record.kind is RecordKind.NOTE:
-                continue
-            call = calls.pop(record.cpu, None)
-            if record.kind is RecordKind.CALL:
-                calls[record.cpu] = index
-            elif call is not None and record.kind is RecordKind.RETURN and _is_same(self._records[call], record):
-                found[call] = index
-        return found
+    def add(self, record: GraphRecord) -> list[str]:
+        """Take one record; the lines that can be drawn now, without the header."""
+        held = _Held(record, waits=record.kind is RecordKind.CALL)
+        if record.kind is not RecordKind.NOTE:
+            if (call := self._waiting.pop(record.cpu, None)) is not None:
+                call.waits = False
+                if record.kind is RecordKind.RETURN and _is_same(call.record, record):
+                    call.leaf, held.drawn = record, True
+            if held.waits:
+                self._waiting[record.cpu] = held
+        self._held.append(held)
+        return [*self._lines(self._most_held)]
+
+    def finish(self) -> list[str]:
+        """The rest of the lines."""
+        return [*self._lines(0)]
+
+    def _lines(self, most_held: int) -> Iterator[str]:
+        while self._held and (not self._held[0].waits or len(self._held) > most_held):
+            held = self._held.popleft()
+            if held.waits:
+                del self._waiting[held.record.cpu]
+            if held.record.kind is RecordKind.NOTE:
+                yield held.record.text
+            elif not held.drawn:
+                yield from self._switch(held.record)
+                yield self._prologue(held.record.cpu) + self._body(held.record, held.leaf)
 
     # verif_pid()
     def _switch(self, record: GraphRecord) -> Iterator[str]:
@@ -135,14 +151,14 @@ class _Picture:
     def _prologue(self, cpu: int) -> str:
         return f" {cpu:>{self._cpu_chars}}) "
 
-    def _body(self, record: GraphRecord, leaf: int | None) -> str:
+    def _body(self, record: GraphRecord, leaf: GraphRecord | None) -> str:
         cpu = self._cpus[record.cpu]
         indent = " " * (_INDENT * record.depth)
         match record.kind:
             case RecordKind.CALL if leaf is not None:
                 cpu.depth = record.depth - 1
                 cpu.entered.pop(record.depth, None)
-                return f"{_duration(self._records[leaf].duration_ns)}{indent}{record.text}();"
+                return f"{_duration(leaf.duration_ns)}{indent}{record.text}();"
             case RecordKind.CALL:
                 cpu.depth = record.depth
                 cpu.entered[record.depth] = record.entry_ip

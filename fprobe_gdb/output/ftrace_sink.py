@@ -48,6 +48,7 @@ from fprobe_gdb.output.ftrace import (
 )
 from fprobe_gdb.output.quantities import guest_time
 from fprobe_gdb.output.table import summary_lines
+from fprobe_gdb.output.time_order import TimeOrder
 
 __all__ = ["FtraceSink", "event_text", "note_text", "stack_text", "summary_notes", "who"]
 
@@ -58,21 +59,19 @@ class FtraceSink:
     """An :class:`~fprobe_gdb.output.base.EventSink` that writes each line at once.
 
     :param functions: whether functions are traced, and not probe events alone.
-    :param ordered: whether events come in the order of their times. Else lines are held, in memory, until the summary
-        comes (about 300 bytes each): an entry may wait for its return.
+    :param ordered: whether events come in the order of their times. Else lines are held until the summary comes: an
+        entry may wait for its return.
     """
 
     def __init__(self, stream: TextIO, *, functions: bool = True, ordered: bool = True) -> None:
         self._out = LineWriter(stream)
         self._tracer = "function" if functions else "nop"
-        self._ordered = ordered
         self._has_room = _can_go_back(stream)
         # Where the counts go in, once the header is written.
         self._counts_at: int | None = None
         self._begun = False
         self._entries = 0
-        # Time and text of what is held.
-        self._held: list[tuple[int, str]] = []
+        self._late: TimeOrder[str] | None = None if ordered else TimeOrder()
 
     def write(self, event: AnyEvent) -> None:
         """Take one event. See :meth:`EventSink.write <fprobe_gdb.output.base.EventSink.write>`."""
@@ -91,6 +90,8 @@ class FtraceSink:
 
     def close(self) -> None:
         """Make all lines visible; the stream stays open."""
+        if self._late:
+            self._late.close()
         self._out.flush()
 
     def _entry(self, time_ns: int, text: str) -> None:
@@ -98,11 +99,11 @@ class FtraceSink:
         self._line(time_ns, text)
 
     def _line(self, time_ns: int, text: str) -> None:
-        if self._ordered:
+        if self._late is None:
             self._begin()
             self._out.line(text)
         else:
-            self._held.append((time_ns, text))
+            self._late.add(time_ns, text)
 
     def _begin(self) -> None:
         if self._begun:
@@ -118,10 +119,8 @@ class FtraceSink:
 
     def _end(self, summary: SummaryEvent) -> None:
         self._begin()
-        # Stable: what has the same time stays in the order in which it came.
-        for _, text in sorted(self._held, key=lambda line: line[0]):
+        for text in self._late.release() if self._late else ():
             self._out.line(text)
-        self._held.clear()
         for line in summary_notes(summary):
             self._out.line(line)
         if self._counts_at is not None:

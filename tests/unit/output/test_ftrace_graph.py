@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fprobe_gdb.output.ftrace_graph import GraphRecord, RecordKind, graph_lines
+from fprobe_gdb.output.ftrace_graph import GraphPicture, GraphRecord, RecordKind
 
 CALL, RETURN, EVENT, NOTE = RecordKind.CALL, RecordKind.RETURN, RecordKind.EVENT, RecordKind.NOTE
 SH, CAT = (0x1000, "sh", 145), (0x2000, "kworker/0:1", 9)
@@ -22,7 +22,8 @@ def record(
 
 
 def drawn(*records: GraphRecord, cpus: int = 2) -> list[str]:
-    return list(graph_lines(records, cpus))
+    picture = GraphPicture(cpus)
+    return [*(line for one in records for line in picture.add(one)), *picture.finish()]
 
 
 def test_nested_calls_and_leaves() -> None:
@@ -110,3 +111,26 @@ def test_notes_are_nothing_to_the_picture() -> None:
         " 0)   0.000 us    |  f();",
         "# hello",
     ]
+
+
+def test_lines_come_as_soon_as_they_are_known() -> None:
+    picture = GraphPicture(2)
+    assert picture.add(record(CALL, "f")) == []
+    assert picture.add(record(CALL, "g", cpu=1)) == []
+    # Of f nothing is known yet.
+    assert picture.add(record(RETURN, "g", cpu=1)) == []
+    assert picture.add(record(CALL, "h", 1)) == [" 0)               |  f() {", " 1)   0.000 us    |  g();"]
+    assert picture.add(record(RETURN, "h", 1)) == [" 0)   0.000 us    |    h();"]
+    assert picture.add(record(RETURN, "f")) == [" 0)   0.000 us    |  }"]
+    assert picture.finish() == []
+
+
+def test_a_call_that_has_waited_for_too_long_gets_its_brace() -> None:
+    """Here with room for three records."""
+    picture = GraphPicture(2, most_held=3)
+    others = [record(kind, "g", cpu=1) for kind in (CALL, RETURN)]
+    assert [picture.add(one) for one in (record(CALL, "f"), *others)] == [[], [], []]
+    g = " 1)   0.000 us    |  g();"
+    assert picture.add(others[0]) == [" 0)               |  f() {", g]
+    assert picture.add(record(RETURN, "f")) == []
+    assert picture.add(others[1]) == [g, " 0)   0.000 us    |  }"]

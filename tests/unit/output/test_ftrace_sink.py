@@ -1,4 +1,4 @@
-"""ftrace text: lines as they come, or all at the end, in the order of time, with the right counts."""
+"""ftrace text: lines as they come, or at the end in the order of time, with the right counts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,11 @@ class Pipe(io.StringIO):
 
 def written(*events: AnyEvent, graph: bool = False, ordered: bool = True, functions: bool = True) -> list[str]:
     stream = io.StringIO()
-    sink = FtraceGraphSink(stream) if graph else FtraceSink(stream, functions=functions, ordered=ordered)
+    sink = (
+        FtraceGraphSink(stream, lambda: 1, ordered=ordered)
+        if graph
+        else FtraceSink(stream, functions=functions, ordered=ordered)
+    )
     for event in events:
         sink.write(event)
     sink.close()
@@ -89,6 +93,9 @@ def test_the_order_is_that_of_time() -> None:
     """An entry that waited for its return comes late."""
     late = replace(IN, time_ns=1_000, text="a <-b")
     assert body(PROBED, late, ordered=False)[0][-5:] == "a <-b"
+    first = replace(ENTRY, func="before", time_ns=1_000, **WHO)
+    lines = body(IN, OUT, first, graph=True, ordered=False)
+    assert [line.partition("|")[2].strip() for line in lines] == ["before() {", "vfs_read();"]
 
 
 def test_each_line_comes_at_once() -> None:
@@ -145,6 +152,14 @@ def test_nothing_of_the_guest_breaks_a_line() -> None:
             assert all(line.isprintable() for line in plain)
 
 
-@pytest.mark.parametrize("how", [{"graph": True}, {"ordered": False}])
+def test_a_picture_is_drawn_as_things_happen() -> None:
+    stream = Pipe()
+    sink = FtraceGraphSink(stream, lambda: 1)
+    for event, lines in ((IN, 0), (PROBED, 2), (OUT, 3)):
+        sink.write(event)
+        assert len([line for line in stream.getvalue().splitlines() if "vfs_read" in line or "}" in line]) == lines
+
+
+@pytest.mark.parametrize("how", [{"graph": True, "ordered": False}, {"ordered": False}])
 def test_what_waits_for_the_end_is_not_written_without(how: dict[str, bool]) -> None:
     assert written(*ALL[:-1], **how) == []
