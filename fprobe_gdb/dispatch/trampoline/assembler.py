@@ -319,6 +319,10 @@ class Asm:
         """``inc m64``."""
         self._unary(b"\xff", 0, to, wide=True)
 
+    def dec(self, to: Mem) -> None:
+        """``dec m64``."""
+        self._unary(b"\xff", 1, to, wide=True)
+
     def xadd(self, to: Mem, source: str) -> None:
         """``xadd m64, r64``: the register gets the old value."""
         self._memory(b"\x0f\xc1", _NUMBERS[source], to, wide=True)

@@ -110,6 +110,8 @@ class RingWord(IntEnum):
     RING = 16
     #: Address of the CPU's part of the tables.
     TABLES = 24
+    #: Hits that are being added up there: one, and those that have interrupted it.
+    ADDING = 32
 
 
 @dataclass(frozen=True, slots=True)

@@ -390,9 +390,10 @@ class Recorder:
 
     @property
     def busy(self) -> bool:
-        """Whether a vCPU of the stopped guest is about to record something."""
+        """Whether a vCPU of the stopped guest is about to record something, or to add it up."""
         ips = self._target.instruction_pointers()
-        return self.waiting or any(self._zone.code <= ip < self._zone.stubs for ip in ips)
+        adding = self._rings is not None and self._rings.adding
+        return self.waiting or adding or any(self._zone.code <= ip < self._zone.stubs for ip in ips)
 
     @property
     def returning(self) -> bool:

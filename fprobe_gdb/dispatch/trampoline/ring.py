@@ -83,6 +83,11 @@ class Ring:
         """Up to where records were taken, in bytes since the beginning."""
         return self._tail
 
+    @property
+    def adding(self) -> bool:
+        """Whether its CPU is about to add up a hit."""
+        return bool(self._words[RingWord.ADDING // 8])
+
     def take(self, limit_bytes: int) -> list[Batch]:
         """Take up to so many bytes of records, or one record at least, if any is there."""
         batches: list[Batch] = []

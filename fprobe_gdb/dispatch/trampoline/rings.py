@@ -65,6 +65,11 @@ class Rings:
         """Whether room for records is taken that have not been."""
         return any(ring.head != ring.tail for ring in self._rings)
 
+    @property
+    def adding(self) -> bool:
+        """Whether a CPU is about to add up a hit: then of what belongs together something may be missing."""
+        return any(ring.adding for ring in self._rings)
+
     def take(self, limit_bytes: int) -> list[Batch]:
         """A round: take up to so many bytes of records out of each ring, or one record at least, if any is there."""
         before, ends = list(self._newest), [ring.head for ring in self._rings]

@@ -35,6 +35,17 @@ class TableCode:
     cpu_number: int | None
     _labels: count[int] = field(default_factory=count)
 
+    def begin(self) -> None:
+        """Here a hit begins to be added up, which takes several instructions, until :meth:`end`. Clobbers r10.
+
+        A guest can be stopped in between, and in an interrupt, where nothing of the pad is to be seen: then it says so.
+        """
+        self.asm.inc(self._cpu_word(RingWord.ADDING))
+
+    def end(self) -> None:
+        """All of the hit is added up. Clobbers r10."""
+        self.asm.dec(self._cpu_word(RingWord.ADDING))
+
     def find_row(self, table: RowTable, key: Sequence[Mem]) -> None:
         """The address of the row of a key, in r11: a new one where there is none, that of the others without room.
 
@@ -162,10 +173,17 @@ class TableCode:
         if zone.rings == 1:
             asm.lea("r10", rip(zone.tables(0)))
             return
+        asm.mov("r10", self._cpu_word(RingWord.TABLES))
+
+    # A word of this CPU's ring, by way of r10.
+    def _cpu_word(self, word: RingWord) -> Mem:
+        asm, zone = self.asm, self.zone
+        if zone.rings == 1:
+            return rip(zone.ring_words(0) + word)
         assert self.cpu_number is not None
         asm.movl("r10", gs(self.cpu_number))
         asm.shl_imm("r10", RING_WORDS_BYTES.bit_length() - 1)
-        asm.mov("r10", at("r10", zone.ring_words(0) + RingWord.TABLES - _SIGN))
+        return at("r10", zone.ring_words(0) + word - _SIGN)
 
     def _label(self) -> str:
         return f"table{next(self._labels)}."

@@ -51,6 +51,7 @@ CASES: list[tuple[Callable[[Asm], None], str]] = [
     (lambda a: a.adc(at("r11", 8), "dx"), "adc qword ptr [r11 + 8], rdx"),
     (lambda a: a.bsr("ax", "r11"), "bsr rax, r11"),
     (lambda a: a.inc(at("r10", 8, "ax")), "inc qword ptr [r10 + rax + 8]"),
+    (lambda a: a.dec(at("r10", 8, "ax")), "dec qword ptr [r10 + rax + 8]"),
     (lambda a: a.xor("ax", at("sp", 8)), "xor rax, qword ptr [rsp + 8]"),
     (lambda a: a.sub("cx", "ax"), "sub rcx, rax"),
     (lambda a: a.or_("ax", "dx"), "or rax, rdx"),

@@ -24,6 +24,7 @@ from fprobe_gdb.dispatch.trampoline.pad_expr import (
     Sum,
     Task,
 )
+from fprobe_gdb.dispatch.trampoline.record_format import RingWord
 from fprobe_gdb.dispatch.trampoline.recorder import RecordProbe
 from fprobe_gdb.dispatch.trampoline.table_counts import HistogramCounts, KeyCounts
 from fprobe_gdb.dispatch.trampoline.tables import HistogramForm, KeyForm
@@ -392,6 +393,34 @@ def test_a_hit_inside_of_a_pad_at_each_instruction(
             assert probe.counts.functions.keys() == {FUNCTION + 5}
             assert probe.counts.all_calls.times.count == 2
         assert steps > 150
+
+
+@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("asked", SUMS[1:3], ids=["exit", "asked at the entry"])
+def test_what_is_half_added_up_is_known(asked: Asked, cpus: int) -> None:
+    """Also where the guest is stopped in an interrupt of the pad."""
+    machine = RecordMachine(zone_mib=6, cpus=cpus)
+    tables = [KeyForm(2), HistogramForm(False)]
+    halves = 0
+    for steps in count(1):
+        probe = machine.record(FUNCTION, returns=True, asked=asked, tables=tables)
+        machine.enter(FUNCTION)
+        done = machine.run(CALLER, count=steps)
+        hits, exits, *_ = figures(machine, probe)
+        at = {False: hits, True: exits}
+        expected = [at[one.at_exit] for one in asked.sums]
+        added = [sum(keys(probe).of.values()), sum(numbers(probe, 1).of.values())]
+        adding = machine.ring_word(RingWord.ADDING)
+        assert adding in (0, 1)
+        if added != expected:
+            halves += 1
+            assert adding == 1
+        assert not (done and adding)
+        machine.run(CALLER)
+        machine.remove(probe)
+        if done:
+            break
+    assert halves > 10
 
 
 def test_nothing_is_asked_of_the_task_that_is_not_there() -> None:
