@@ -74,7 +74,7 @@ def attach(
     """Trace a guest that runs already, through the unix socket of its gdbstub. It runs on when the trace ends.
 
     The kernel's image is checked against the guest before anything is planted, and KASLR is found. Trampolines take
-    4 MiB of memory, which the guest's kernel lends (28 with many functions or --record, more with more than 8 CPUs),
+    4 MiB of memory, which the guest's kernel lends (36 with many functions or --record, more with more than 8 CPUs),
     and the right to reach QEMU's memory: the same user, or root.
 
     Examples:

@@ -9,6 +9,7 @@ from pathlib import Path
 import images
 from emu.spec import MachineSpec
 from fprobe_gdb.dispatch.trampoline.dispatch import DEFAULT_ANSWER_SEC
+from fprobe_gdb.dispatch.trampoline.zone import with_rings_bytes
 from fprobe_gdb.errors import TooManySites, UsageError
 from fprobe_gdb.target.base import BreakpointKind
 from images.catalog import load as load_catalog
@@ -22,11 +23,6 @@ __all__ = ["BACKENDS", "DEFAULT_MAX_SITES", "DISPATCHES", "BootOptions"]
 BACKENDS = ("gdb", "rsp")
 #: How hits reach handlers; ``auto`` takes trampolines where the guest can have them.
 DISPATCHES = ("auto", "breakpoint", "trampoline")
-# The landing zone: 4 MiB of code and data, 4 of counters, 8 of tables, the ends of rings among them, and rings of
-# records: 16 MiB, or 2 for each CPU where that is more.
-_ZONE_MIB = 16
-_RINGS_MIB = 16
-_RING_MIB = 2
 #: Functions that breakpoints serve by default. Each armed breakpoint slows the whole guest under TCG.
 DEFAULT_MAX_SITES = 256
 
@@ -68,7 +64,7 @@ class BootOptions:
     max_sites: int = DEFAULT_MAX_SITES
     #: Trampolines: how long a call waits for its handler to begin before it goes on without, as a lost one.
     answer_sec: float = DEFAULT_ANSWER_SEC
-    #: :meth:`fprobe_gdb.Kernel.attach` borrows memory for records, too: 28 MiB instead of 4, or more with many CPUs.
+    #: :meth:`fprobe_gdb.Kernel.attach` borrows memory for records, too: 36 MiB instead of 4, or more with many CPUs.
     recording: bool = False
 
     def __post_init__(self) -> None:
@@ -147,4 +143,4 @@ class BootOptions:
 
     @property
     def _zone_mib(self) -> int:
-        return min(_ZONE_MIB + max(_RINGS_MIB, _RING_MIB * self.smp), self.memory_mib // 4 & ~1)
+        return min(with_rings_bytes(self.smp) >> 20, self.memory_mib // 4 & ~1)

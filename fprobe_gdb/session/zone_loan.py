@@ -17,7 +17,7 @@ from fprobe_gdb.dispatch.trampoline.journal import HEAD_BYTES, OwnBytes, ZoneHea
 from fprobe_gdb.dispatch.trampoline.loan_mark import LoanMark, find_marks
 from fprobe_gdb.dispatch.trampoline.mapping import IMAGE_BASE, place_zone, read_directory, zone_entries
 from fprobe_gdb.dispatch.trampoline.orphans import hand_back, held_by_tracers, owns_text
-from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, MAX_RINGS, PIECE_BYTES, SLOTS, Zone
+from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, MAX_RINGS, PIECE_BYTES, SLOTS, Zone, with_rings_bytes
 from fprobe_gdb.errors import MemoryFault, ZoneError, ZoneNoMemory
 from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.kernel.unwind_code import HOOKS
@@ -32,12 +32,8 @@ __all__ = ["LoanedZone", "ZoneLoans"]
 # A block of the guest's page allocator, which aligns it to its size: the largest that every kernel has.
 _ORDER = 10
 assert PIECE_BYTES == PAGE_BYTES << _ORDER
-# Beside code and data, a zone with rings has counters of losses, room for 65,536 entries of the journal, and the ends
-# of rings; and 16 MiB of rings, or 2 for each CPU where that is more.
+# Room for 65,536 entries of the journal at least, which a zone with rings has beside what it has in a guest of ours.
 _JOURNAL_BYTES = HUGE_BYTES
-_WITH_RINGS_BYTES = 6 * HUGE_BYTES
-_RINGS_BYTES = 16 << 20
-_RING_BYTES = 2 << 20
 # include/linux/gfp_types.h: __GFP_KSWAPD_RECLAIM | __GFP_NOWARN, and with GFP_KERNEL's other bits; 5.10 to 7.3.
 _GFP_NOWAIT = 0x800 | 0x2000
 _GFP_KERNEL = _GFP_NOWAIT | 0x400 | 0x80 | 0x40
@@ -162,7 +158,8 @@ class ZoneLoans:
         image = self._symbols.one("_text"), self._symbols.one("_end")
         size_bytes = len(pieces) * PIECE_BYTES
         in_pieces = {"pieces": pieces} if len(pieces) > 1 else {}
-        journal_bytes = _JOURNAL_BYTES if rings else 0
+        # What is more than whole pieces need is the journal's.
+        journal_bytes = size_bytes - with_rings_bytes(rings) if rings else 0
         zone = place_zone(entries, image, pieces[0], size_bytes, rings, journal_bytes=journal_bytes, **in_pieces)
         for physical in pieces:
             ram.write_physical(physical + LoanMark.SIZE_BYTES, bytes(PIECE_BYTES - LoanMark.SIZE_BYTES))
@@ -320,5 +317,4 @@ class ZoneLoans:
 def _zone_bytes(rings: int) -> int:
     if not rings:
         return PIECE_BYTES
-    size_bytes = _WITH_RINGS_BYTES + max(_RINGS_BYTES, _RING_BYTES * rings)
-    return -(-size_bytes // PIECE_BYTES) * PIECE_BYTES
+    return -(-(with_rings_bytes(rings) + _JOURNAL_BYTES) // PIECE_BYTES) * PIECE_BYTES

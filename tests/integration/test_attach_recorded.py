@@ -10,10 +10,17 @@ from collections.abc import Iterator
 import pytest
 
 from emu.deadline import Deadline
-from fprobe_gdb import Fprobe
+from fprobe_gdb import Fprobe, Kernel
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.errors import RecordNoRing, RecordNoTrampolines, SiteNoCode
+from fprobe_gdb.events import SummaryEvent
+from fprobe_gdb.output.aggregate_count_by import CountBy
+from fprobe_gdb.session.judge import Questions
+from fprobe_gdb.session.record_tracer import RecordTracer
+from fprobe_gdb.session.selection import select
+from fprobe_gdb.session.tracer import Tracer
 from tests.integration.stranger import BUSY, NOT_BUSY, Stranger
+from tests.integration.test_pad_sums import CALLS, QUESTIONS, counts, handler_tracer, pad_tracer
 from tests.integration.tool import run_tool
 
 pytestmark = pytest.mark.qemu
@@ -47,6 +54,23 @@ def attach(guest: Stranger, *arguments: str) -> list[str]:
     return done.lines
 
 
+def shell(guest: Stranger, k: Kernel, command: str) -> str:
+    """What a command of the guest's says, whose probes fire meanwhile."""
+    running = guest.machine.agent.start(command)
+    assert k.run(timeout_sec=120, until=guest.ended(running)) is RunEnd.DONE
+    result = running.poll()
+    assert result is not None
+    return result.text
+
+
+def add_up(guest: Stranger, k: Kernel, tracer: Tracer | RecordTracer, workload: str) -> SummaryEvent:
+    shell(guest, k, f"workload {workload}")
+    summary = tracer.finish("command finished", 0)
+    if isinstance(tracer, Tracer):
+        tracer.unregister()
+    return summary
+
+
 def dispatch(lines: list[str]) -> str:
     (line,) = [line for line in lines if line.startswith("dispatch: ")]
     return line.removeprefix("dispatch: ")
@@ -54,7 +78,9 @@ def dispatch(lines: list[str]) -> str:
 
 def calls(lines: list[str]) -> tuple[int, int, int, int]:
     """Calls, hits, missed and lost."""
-    (found,) = filter(None, (re.match(r"calls: (\d+) = (\d+) hits \+ (\d+) missed \+ (\d+) lost", x) for x in lines))
+    (line,) = [line for line in lines if line.startswith("calls: ")]
+    found = re.fullmatch(r"calls: (\d+) = (\d+) hits \+ (\d+) missed \+ (\d+) lost.*", line.replace(",", ""))
+    assert found, line
     all_calls, hits, missed, lost = map(int, found.groups())
     return all_calls, hits, missed, lost
 
@@ -118,3 +144,55 @@ def test_a_guest_with_little_memory_lends_less(stranger: Stranger) -> None:
         stranger.shell("umount /hog")
     assert stranger.text() == before
     assert stranger.free_mib() >= free_mib - 3
+
+
+def test_pads_add_up_what_handlers_do(stranger: Stranger) -> None:
+    """And leave nothing."""
+    before, free_mib = stranger.text(), stranger.free_mib()
+    for questions in QUESTIONS[:-2]:
+        with stranger.attach(recording=True) as k:
+            ips = list(select(k.records, ["vfs_fallocate"]))
+            expected, found = (
+                add_up(stranger, k, tracer(k, ips, questions), f"args {CALLS}")
+                for tracer in (handler_tracer, pad_tracer)
+            )
+        assert counts(found) == counts(expected)
+        assert found.hits + found.kept_out == CALLS
+        assert [one.as_dict() for one in found.aggregates] == [one.as_dict() for one in expected.aggregates]
+    assert stranger.text() == before
+    assert stranger.free_mib() >= free_mib - 3
+
+
+def test_every_function_there_is_is_added_up_and_no_call_is_lost(stranger: Stranger) -> None:
+    before = stranger.text()
+    with stranger.attach(recording=True) as k:
+        ips = [location.ip for location in k.records.records]
+        questions = Questions(count_by=("$comm", "$func"), hist=("$duration",))
+        found = add_up(stranger, k, pad_tracer(k, ips, questions), f"args {CALLS}")
+    duration, by_task, by_function = found.aggregates
+    assert isinstance(by_function, CountBy)
+    assert isinstance(by_task, CountBy)
+    assert by_task.hits == by_function.hits == found.hits > 10_000
+    assert duration.as_dict()["count"] == found.exits
+    of = {row.func: row for row in found.functions}
+    assert {key[0]: row.count for key, row in by_function.rows()} == {
+        name: row.hits for name, row in of.items() if row.hits
+    }
+    assert (of["vfs_fallocate"].hits, of["vfs_fallocate"].exits) == (CALLS, CALLS)
+    assert "(other)" not in of
+    assert found.lost == 0
+    assert stranger.text() == before
+
+
+@pytest.mark.parametrize("include", [CALLED, "*"])
+def test_the_command_lets_pads_add_up(busy: Stranger, include: str) -> None:
+    asked = ("--filter", '$comm == "workload"', "--count-by", "$func", "--hist", "$duration")
+    lines = attach(busy, "-i", include, "-f", "summary", *asked, "--timeout", "3")
+    assert dispatch(lines) == "trampoline (record)"
+    all_calls, hits, missed, lost = calls(lines)
+    assert all_calls == hits + missed > 10
+    assert lost == 0
+    assert any(line.startswith(f"@$func: {hits:,} hits, ") for line in lines)
+    # A row of the functions' figures, and one of those by key.
+    (row,) = {line.split()[1].replace(",", "") for line in lines if line.startswith(CALLED + " ")}
+    assert 10 < int(row) <= hits

@@ -55,20 +55,28 @@ def add_up(k: Kernel, tracer: Tracer | RecordTracer, command: str) -> SummaryEve
     return summary
 
 
-def by_pads(k: Kernel, ips: Sequence[int], questions: Questions, command: str, **options: Any) -> SummaryEvent:
+def pad_tracer(k: Kernel, ips: Sequence[int], questions: Questions, **options: Any) -> RecordTracer:
     entry_only = options.get("entry_only", False)
     judge = Judge(questions, k.knowledge, ips, k.records.name_at, entry_only=entry_only)
     facts = guest_facts(k)
     sums = pad_sums(judge, facts, asked_by(judge, facts))
     tracer = RecordTracer(k, ListSink(), quiet=True, sums=sums, **options)
     tracer.register(ips)
-    return add_up(k, tracer, command)
+    return tracer
+
+
+def handler_tracer(k: Kernel, ips: Sequence[int], questions: Questions) -> Tracer:
+    tracer = Tracer(k, ListSink(), judge=Judge(questions, k.knowledge, ips, k.records.name_at))
+    tracer.register(ips)
+    return tracer
+
+
+def by_pads(k: Kernel, ips: Sequence[int], questions: Questions, command: str, **options: Any) -> SummaryEvent:
+    return add_up(k, pad_tracer(k, ips, questions, **options), command)
 
 
 def by_handlers(k: Kernel, ips: Sequence[int], questions: Questions, command: str) -> SummaryEvent:
-    tracer = Tracer(k, ListSink(), judge=Judge(questions, k.knowledge, ips, k.records.name_at))
-    tracer.register(ips)
-    return add_up(k, tracer, command)
+    return add_up(k, handler_tracer(k, ips, questions), command)
 
 
 def counts(summary: SummaryEvent) -> tuple[object, ...]:

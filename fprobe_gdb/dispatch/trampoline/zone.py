@@ -22,7 +22,7 @@ only rings go from one piece to the next.
               NODE_ARGS       384 KiB: the six argument registers of each call that has a node of the pads, where
                               something is asked of them at its return
     losses  4 MiB: a counter for each 16 bytes of kernel text, of calls for which a ring had no room
-    journal 2 MiB: in a large zone in a guest of others, own bytes of many locations, for which JOURNAL has no room
+    journal 2 MiB or 4: in a large zone in a guest of others, own bytes of many locations, for which JOURNAL has no room
     rings   records, a ring for each CPU. A ring is a power of two, and behind it is a page for the part of a record
             that begins in front of its end and ends behind it.
     tables  the rest: what pads add up by themselves (:mod:`.tables`), a part for each CPU
@@ -53,6 +53,7 @@ __all__ = [
     "STUB_BYTES",
     "WINDOW_TABLES",
     "Zone",
+    "with_rings_bytes",
 ]
 
 #: A page-middle-directory entry maps so much.
@@ -293,6 +294,15 @@ class Zone:
         if self.stubs <= addr < self.stubs_end and (addr - self.stubs) % STUB_BYTES == 0:
             return (addr - self.stubs) // STUB_BYTES
         return None
+
+
+def with_rings_bytes(rings: int) -> int:
+    """How large a zone with so many rings should be.
+
+    4 MiB of code and data, 4 of counters, 8 of tables, the ends of rings among them, and rings of records: 16 MiB, or 2
+    for each CPU where that is more.
+    """
+    return (16 << 20) + max(16 << 20, rings << 21)
 
 
 assert Zone.LOST + Zone.LOST_CELLS * Zone.LOST_CELL_BYTES <= Zone.JOURNAL
