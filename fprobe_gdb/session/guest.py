@@ -589,12 +589,14 @@ class Kernel(GuestView):
     def open_window(self) -> bool:
         """Let recording pads follow pointers. Returns whether they can: not in a boot. The guest is stopped.
 
+        In a guest of others the window is taken out with the zone.
+
         :raise RecordNoTrampolines: the guest has none.
         """
         dispatch = self._recording_dispatch
         # While it boots the kernel looks through its page tables for what can be written and executed (debug_checkwx()
         # in mark_rodata_ro()), and would look for the window's where it has mapped all memory, without the zone.
-        if isinstance(self.machine, Machine) and self.machine.agent.ready:
+        if self._zones is not None or (isinstance(self.machine, Machine) and self.machine.agent.ready):
             with contextlib.suppress(ZoneNotMapped):
                 map_window(dispatch, self.symbols)
         return dispatch.recorder.reaches_memory

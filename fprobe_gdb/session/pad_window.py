@@ -1,4 +1,4 @@
-"""Mapping the window through which pads follow pointers into a guest that we have booted."""
+"""Mapping the window through which pads follow pointers into a guest that is up."""
 
 from __future__ import annotations
 

@@ -15,8 +15,9 @@ from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.joined_writes import joined_writes
 from fprobe_gdb.dispatch.trampoline.journal import HEAD_BYTES, OwnBytes, ZoneHead, entries_in, entries_place
 from fprobe_gdb.dispatch.trampoline.loan_mark import LoanMark, find_marks
-from fprobe_gdb.dispatch.trampoline.mapping import IMAGE_BASE, place_zone, read_directory, zone_entries
+from fprobe_gdb.dispatch.trampoline.mapping import IMAGE_BASE, place_zone, read_directory, read_table, zone_entries
 from fprobe_gdb.dispatch.trampoline.orphans import hand_back, held_by_tracers, owns_text
+from fprobe_gdb.dispatch.trampoline.window import TOP_BASE, window_entries
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, MAX_RINGS, PIECE_BYTES, SLOTS, Zone, with_rings_bytes
 from fprobe_gdb.errors import MemoryFault, ZoneError, ZoneNoMemory
 from fprobe_gdb.kernel.symbols import SymbolTable
@@ -42,6 +43,8 @@ _ALLOCATORS = ("__get_free_pages", "get_free_pages_noprof")
 _ABOVE_32_BITS = 1 << 32
 _DIRECTORY = "level2_kernel_pgt"
 _ROOT = "init_top_pgt"
+# The table above the directory, in which windows are.
+_UPPER = "level3_kernel_pgt"
 # A tick comes some 100 times a second, in a guest that has nothing to do every few seconds.
 _TICK_SEC = 10.0
 _SLEEPER_SEC = 3.0
@@ -107,8 +110,7 @@ class ZoneLoans:
     def _check_guest(self) -> None:
         if "enabled" in self._target.monitor("info kvm"):
             raise ZoneError("under KVM nobody can make the guest's CPUs forget a mapping from outside")
-        root = self._symbols.addresses(_ROOT)
-        if not root or not self._symbols.addresses(_DIRECTORY):
+        if not all(self._symbols.addresses(name) for name in (_ROOT, _UPPER, _DIRECTORY)):
             raise ZoneError("this kernel's symbols do not tell where its page tables are")
 
     # Have so many pieces allocated, and marked at once. Returns a page table root that maps them.
@@ -151,7 +153,8 @@ class ZoneLoans:
         table, entries = read_directory(cr3, ram.read_physical)
         try:
             pieces = tuple(self._piece(ram, cr3, handle) for handle in handles)
-            if ram.translate(cr3, self._symbols.one(_DIRECTORY)) != table:
+            upper, _ = read_table(cr3, TOP_BASE, 1, ram.read_physical)
+            if [ram.translate(cr3, self._symbols.one(name)) for name in (_UPPER, _DIRECTORY)] != [upper, table]:
                 raise ZoneError("the guest's page tables are not those that its kernel was booted with")
         except MemoryFault as fault:
             raise ZoneError(f"what the guest has allocated is not in its RAM: {fault}") from fault
@@ -272,6 +275,7 @@ class ZoneLoans:
         return ""
 
     def _unmap(self, zone: Zone) -> None:
+        self._close_window(zone)
         # Through the debugger, so that QEMU forgets what it has translated of a zone that may be here again.
         code = self._read(zone.code, HUGE_BYTES)
         pages = range(0, HUGE_BYTES, PAGE_BYTES)
@@ -281,6 +285,13 @@ class ZoneLoans:
             kept = LoanMark.SIZE_BYTES if at == 0 and self._boot else 0
             self._target.write_memory(zone.code + at + kept, bytes(PAGE_BYTES - kept))
         self._write_entries(zone, bytes(8 * (zone.size_bytes // HUGE_BYTES)))
+
+    # Take out what maps a window onto all memory, if pads had one.
+    def _close_window(self, zone: Zone) -> None:
+        for upper in self._symbols.addresses(_UPPER):
+            entries = memoryview(self._read(upper, PAGE_BYTES)).cast("Q")
+            for index in window_entries(entries, zone):
+                self._write(upper + 8 * index, bytes(8))
 
     # And let all CPUs forget what was there.
     def _write_entries(self, zone: Zone, entries: bytes) -> None:

@@ -42,16 +42,16 @@ class Stranger:
         )  # type: ignore[arg-type]
 
     def text(self) -> bytes:
-        """What the kernel's text is, but for what the kernel itself rewrites, and its page-middle directory."""
+        """What the kernel's text is, but for what the kernel itself rewrites, and page tables that map it."""
         with self.attach(dispatch="breakpoint") as k:
             begin, end = k.address("_stext"), k.address("_etext")
             text = bytearray(k.read_memory(begin, end - begin))
-            directory = k.read_memory(k.address("level2_kernel_pgt"), PAGE_BYTES)
+            tables = [k.read_memory(k.address(f"level{level}_kernel_pgt"), PAGE_BYTES) for level in (2, 3)]
         first = self.knowledge.symbols.one("_stext")
         for addr in PatchedText(self.knowledge.image, self.knowledge.symbols).touched_by(1):
             if 0 <= addr - first <= len(text) - PATCHED_BYTES:
                 text[addr - first : addr - first + PATCHED_BYTES] = bytes(PATCHED_BYTES)
-        return bytes(text + directory)
+        return bytes(text + b"".join(tables))
 
     def free_mib(self) -> int:
         words = self.shell("grep MemFree /proc/meminfo").split()

@@ -4,8 +4,10 @@ serve, and the summary says why.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,7 +23,9 @@ from fprobe_gdb.session.selection import select
 from fprobe_gdb.session.tracer import Tracer
 from tests.integration.stranger import BUSY, NOT_BUSY, Stranger
 from tests.integration.test_pad_sums import CALLS, QUESTIONS, counts, handler_tracer, pad_tracer
-from tests.integration.tool import run_tool
+from tests.integration.test_probe_events import COMMANDS
+from tests.integration.test_recorded_events import ODD, OTHERS, STACK, Both, texts
+from tests.integration.tool import Tool, run_tool
 
 pytestmark = pytest.mark.qemu
 
@@ -149,7 +153,7 @@ def test_a_guest_with_little_memory_lends_less(stranger: Stranger) -> None:
 def test_pads_add_up_what_handlers_do(stranger: Stranger) -> None:
     """And leave nothing."""
     before, free_mib = stranger.text(), stranger.free_mib()
-    for questions in QUESTIONS[:-2]:
+    for questions in QUESTIONS:
         with stranger.attach(recording=True) as k:
             ips = list(select(k.records, ["vfs_fallocate"]))
             expected, found = (
@@ -196,3 +200,49 @@ def test_the_command_lets_pads_add_up(busy: Stranger, include: str) -> None:
     # A row of the functions' figures, and one of those by key.
     (row,) = {line.split()[1].replace(",", "") for line in lines if line.startswith(CALLED + " ")}
     assert 10 < int(row) <= hits
+
+
+@pytest.mark.parametrize("definitions", [OTHERS, STACK, ODD], ids=["many", "stack", "odd"])
+def test_records_of_events_show_what_handlers_show(stranger: Stranger, definitions: list[str]) -> None:
+    """Pads follow pointers through a window of theirs, which is taken out again."""
+    before, free_mib = stranger.text(), stranger.free_mib()
+    with stranger.attach(recording=True) as k:
+        both = Both(k, definitions, [*COMMANDS, "workload fork 3"], lambda command: shell(stranger, k, command))
+        assert texts(both.recorded) == texts(both.handled)
+    names = {re.split(r"[/ ]", definition)[1] for definition in definitions}
+    assert {str(event.probe_event).partition("/")[2] for event in both.recorded} == names
+    assert (both.summary.missed, both.summary.lost, both.summary.kept_out) == (0, 0, 0)
+    assert stranger.text() == before
+    assert stranger.free_mib() >= free_mib - 3
+
+
+def test_the_window_of_a_killed_tool_is_taken_out(stranger: Stranger, tmp_path: Path) -> None:
+    before, free_mib = stranger.text(), stranger.free_mib()
+    stranger.shell(BUSY)
+    where = (str(stranger.path), "-k", "6.1", "-f", "jsonl", "--record")
+    definition = "f:oracle/open vfs_open name=path->dentry->d_name.name:string"
+    with Tool("attach", *where, definition, "--timeout", "100", tmp=tmp_path) as tool:
+        tool.until_output('"entry"')
+        tool.kill()
+    assert "alive" in stranger.shell("cat /etc/motd; echo alive")
+    assert stranger.text() == before, "the next tool is the one that looks"
+    done = run_tool("attach", *where, definition, "--max-hits", "5", "--timeout", "60")
+    assert (done.status, done.err) == (0, "")
+    events = [json.loads(line) for line in done.lines]
+    names = [event["fields"]["name"] for event in events if event["type"] == "entry"]
+    assert len(names) == 5
+    assert "workload" in names
+    # More may have been recorded than were shown.
+    assert (events[-1]["dispatch"], events[-1]["lost"]) == ("trampoline (record)", 0)
+    assert events[-1]["hits"] >= 5
+    stranger.shell(NOT_BUSY)
+    assert stranger.text() == before
+    assert stranger.free_mib() >= free_mib - 3
+
+
+def test_names_behind_arguments_and_questions_about_them(busy: Stranger) -> None:
+    where = ("-i", "vfs_open", "--record", "--filter", 'path->dentry->d_name.name ~ "workl*"')
+    lines = attach(busy, *where, "--max-hits", "5", "--timeout", "60")
+    assert dispatch(lines) == "trampoline (record)"
+    assert calls(lines) == (5, 5, 0, 0)
+    assert sum("vfs_open(path=0xffff" in line and '"workload"' in line for line in lines) == 5

@@ -56,8 +56,15 @@ class Both:
     Compared are the commands' processes, which begin and end in that time.
     """
 
-    def __init__(self, k: Kernel, definitions: Sequence[str], commands: Sequence[str]) -> None:
+    def __init__(
+        self,
+        k: Kernel,
+        definitions: Sequence[str],
+        commands: Sequence[str],
+        shell: Callable[[str], str] | None = None,
+    ) -> None:
         self._k = k
+        shell = shell or (lambda command: k.shell(command).text)
         events = events_for(k)
         for definition in definitions:
             # In 6.1 char is signed, and its pointers are no text by themselves.
@@ -68,7 +75,7 @@ class Both:
         tracer.register([])
         self._hits: list[Hit] = []
         runner = ProbeEventRunner(k, events, self._on_event)
-        output = k.shell("; ".join(f"sh -c 'echo pid $$; exec {command}'" for command in commands)).text
+        output = shell("; ".join(f"sh -c 'echo pid $$; exec {command}'" for command in commands))
         # Of others: who waits in a read, say, is a hit that has not returned, and may do so until recording ends.
         self.in_flight = k.calls_in_flight
         runner.unregister()

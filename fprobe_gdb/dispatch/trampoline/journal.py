@@ -16,8 +16,8 @@ from fprobe_gdb.target.guest_ram import GuestRam
 
 __all__ = ["HEAD_BYTES", "OwnBytes", "ZoneHead", "entries_in", "entries_place", "max_entries"]
 
-# Of the layout of zones: another one for each change of what is where, of slots and of nodes.
-_VERSION = 4
+# Of the layout of zones: another one for each change of what is where, of slots and of nodes, and of what leads to it.
+_VERSION = 5
 _MAGIC = b"fprobe-gdb zone\n"
 # Magic, version, physical address, size, code, size of the part for entries, number of pieces. The first five are
 # those of every version.

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, WINDOW_TABLES, Zone
 from fprobe_gdb.errors import ZoneNotMapped
-from fprobe_gdb.target.page_table import FOUR_GIB, PAGE_BYTES, PRESENT
+from fprobe_gdb.target.page_table import FOUR_GIB, FRAME, PAGE_BYTES, PRESENT
 
-__all__ = ["TOP_BASE", "Window", "place_window", "window_tables"]
+__all__ = ["TOP_BASE", "Window", "place_window", "window_entries", "window_tables"]
 
 #: The last entry of a page table root maps from here on.
 TOP_BASE = 0xFFFFFF8000000000
@@ -63,7 +63,8 @@ def place_window(entries: Sequence[int], low_bytes: int, high_bytes: int, direct
 def window_tables(window: Window, zone: Zone) -> tuple[bytes, list[tuple[int, int]]]:
     """What maps the window: tables, for :attr:`.Zone.window_tables`, and entries for the table of :data:`TOP_BASE`.
 
-    :returns: entries by their index. They are all that is to be taken back, should the guest outlive the window.
+    :returns: entries by their index. They are all that is to be taken back where the guest outlives the window
+        (:func:`window_entries`).
     """
     tables, entries = [], []
     for number, gib in enumerate(_gibs(window)):
@@ -73,6 +74,13 @@ def window_tables(window: Window, zone: Zone) -> tuple[bytes, list[tuple[int, in
         place = zone.physical_of(zone.window_tables) + number * PAGE_BYTES
         entries.append(((window.base - TOP_BASE) // _GIB + gib, place | _TABLE))
     return b"".join(tables), entries
+
+
+def window_entries(entries: Sequence[int], zone: Zone) -> list[int]:
+    """Which entries of the table for :data:`TOP_BASE` map a window whose tables are in a zone: their indexes."""
+    first = zone.physical_of(zone.window_tables)
+    tables = range(first, first + WINDOW_TABLES * PAGE_BYTES, PAGE_BYTES)
+    return [index for index, entry in enumerate(entries) if entry & PRESENT and entry & FRAME in tables]
 
 
 def _gibs(window: Window) -> list[int]:

@@ -11,7 +11,7 @@ import unicorn
 from unicorn import x86_const as x86
 
 from fprobe_gdb.dispatch.trampoline.peek_code import SIZES, peek_code
-from fprobe_gdb.dispatch.trampoline.window import TOP_BASE, Window, place_window, window_tables
+from fprobe_gdb.dispatch.trampoline.window import TOP_BASE, Window, place_window, window_entries, window_tables
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, WINDOW_TABLES, Zone
 from fprobe_gdb.errors import MemoryFault, ZoneError
 from fprobe_gdb.target.guest_ram import GuestRam
@@ -136,6 +136,18 @@ def test_the_window_shows_all_memory(low_bytes: int, high_bytes: int, gibs: list
     assert mapped == {*range(0, low_bytes, HUGE_BYTES), *range(HIGH, HIGH + high_bytes, HUGE_BYTES)}
     # Nobody can write there, or execute what is there.
     assert all(page & 2 == 0 and page >> 63 for page in pages if page & 1)
+
+
+def test_a_window_is_known_by_where_its_tables_are() -> None:
+    """So that whoever finds a zone can take its window out; what others have there stays."""
+    zone = Zone(64 << 20, 8 << 20, CODE, CODE + HUGE_BYTES, 1)
+    table = [0x1063] * 7 + [0] * 504 + [zone.physical_of(zone.window_tables) - 4096 | 1]
+    assert window_entries(table, zone) == []
+    for index, entry in window_tables(place_window(table, 3 * GIB, 2 * GIB, 0), zone)[1]:
+        table[index] = entry
+    assert window_entries(table, zone) == [7, 8, 9, 11, 12]
+    table[7] &= ~1
+    assert window_entries(table, zone) == [8, 9, 11, 12]
 
 
 def test_no_window() -> None:
