@@ -38,10 +38,18 @@
     │   ├── ProbeBusy              -EBUSY
     │   └── TooManySites           more functions than this dispatch can serve; has .count and .limit (-E2BIG)
     ├── ZoneError                  the trampolines' landing zone cannot be had in this guest
+    │   ├── ZoneNotShared          it was booted without
+    │   ├── ZoneNotMapped          there is no place for it in the page tables
+    │   ├── RamOutOfReach          of a guest of others: its memory cannot be reached; Ram... says why
+    │   ├── LoanRefused            of a guest of others: its kernel lends none; Loan... says why
+    │   └── RecordRefused          it cannot record that; Record... says what is missing
+    ├── LoanStays                  a guest of others cannot have its zone back now; LoanStays... says why
     ├── PlantRefused               a function cannot be given a trampoline; has .ip
     │   ├── SiteUnmapped           its location is not mapped
     │   ├── SiteEntryCode          it runs before the kernel's stack and per-CPU data are there
     │   ├── SiteNoRoom             the landing zone has no room for its stub
+    │   ├── SiteNoJournal          a lent zone has no room to note it
+    │   ├── SiteNoCode             the landing zone has no room for the pad that records it
     │   ├── SiteRecorded           it is recorded by another recording probe
     │   ├── SiteNotRecorded        it has no fentry instruction, which recording needs
     │   └── SiteOutOfReach         a call from there does not reach the landing zone
@@ -429,6 +437,39 @@ class RamOutOfReach(ZoneError):
         super().__init__(f"the memory of a guest that was attached to is not shared with us, and QEMU's: {why}")
 
 
+class RamUnseen(RamOutOfReach):
+    """Which process the guest's QEMU is cannot be seen."""
+
+    def __init__(self) -> None:
+        super().__init__("its process is not to be seen from here; is it in another container?")
+
+
+class RamUntold(RamOutOfReach):
+    """QEMU's monitor does not tell of the guest's RAM."""
+
+    def __init__(self) -> None:
+        super().__init__("its monitor does not tell of the guest's RAM; is it a QEMU?")
+
+
+class RamElsewhere(RamOutOfReach):
+    """The guest's RAM does not lie as in a PC."""
+
+
+class RamForbidden(RamOutOfReach):
+    """We have not the right to look into QEMU's process."""
+
+    def __init__(self, path: str, why: str | None) -> None:
+        super().__init__(
+            f"{path} cannot be opened ({why}): that takes the right to trace its process (the same user and "
+            "kernel.yama.ptrace_scope=0, or CAP_SYS_PTRACE); or start QEMU with its RAM shared (-object "
+            "memory-backend-memfd,id=ram,share=on,size=... -machine memory-backend=ram)"
+        )
+
+
+class RamNotFound(RamOutOfReach):
+    """No memory of the process holds what the guest's RAM holds."""
+
+
 class ZoneNotShared(ZoneError):
     """The guest was booted without memory that is shared with us, or with none set aside for the zone."""
 
@@ -436,7 +477,53 @@ class ZoneNotShared(ZoneError):
         super().__init__("this guest's memory is not shared with us; boot it with dispatch='trampoline' or 'auto'")
 
 
-class ZoneNoMemory(ZoneError):
+class ZoneNotMapped(ZoneError):
+    """The guest's page tables have no place where the zone, or the window onto all memory, could be seen."""
+
+
+class LoanRefused(ZoneError):
+    """The kernel of a guest that somebody else started lends us no zone. What it had lent it has back."""
+
+
+class LoanNoTypes(LoanRefused):
+    """The kernel has no type information."""
+
+    def __init__(self) -> None:
+        super().__init__("this kernel has no types (BTF), which it takes to know when nobody is in a pad any more")
+
+
+class LoanUnderKvm(LoanRefused):
+    """The guest's CPUs are real ones."""
+
+    def __init__(self) -> None:
+        super().__init__("under KVM nobody can make the guest's CPUs forget a mapping from outside, as with TCG")
+
+
+class LoanNoSymbols(LoanRefused):
+    """The kernel's symbols do not tell where its page tables are."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(
+            f"this kernel's symbols do not tell where its page tables are ({', '.join(names)}), as those of a kernel "
+            "with CONFIG_KALLSYMS_ALL, or its vmlinux, do"
+        )
+
+
+class LoanNoAllocator(LoanRefused):
+    """The kernel has no function that we know how to ask for memory."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"this kernel has no function to borrow memory by ({' or '.join(names)})")
+
+
+class LoanNobody(LoanRefused):
+    """No CPU came by where the kernel's allocator may be called."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__(f"no CPU of the guest came by where its allocator may be called ({function}); is it stuck?")
+
+
+class LoanNoMemory(LoanRefused):
     """The guest's kernel has not enough memory to lend, in pieces of the size that we need.
 
     :param pieces: how many are needed, of so many bytes each.
@@ -451,8 +538,70 @@ class ZoneNoMemory(ZoneError):
         self.lent = lent
 
 
-class ZoneNotMapped(ZoneError):
-    """The guest's page tables have no place where the zone, or the window onto all memory, could be seen."""
+class LoanOtherTables(LoanRefused):
+    """The guest's CPUs have other page tables than those of its kernel: we would map the zone where nobody sees it."""
+
+    def __init__(self) -> None:
+        super().__init__("the guest's page tables are not those that its kernel was booted with")
+
+
+class LoanNotRam(LoanRefused):
+    """What the allocator gave is not in the guest's RAM."""
+
+    def __init__(self, handle: int, fault: MemoryFault) -> None:
+        super().__init__(f"what the guest has allocated at {handle:#x} is not in its RAM: {fault}")
+
+
+class LoanInPieces(LoanRefused):
+    """What the allocator gave is not one piece of physical memory that begins at a multiple of its size."""
+
+    def __init__(self, handle: int) -> None:
+        super().__init__(f"what the guest has allocated at {handle:#x} is not in one piece")
+
+
+class LoanStays(FprobeGdbError):
+    """The guest cannot have a zone back now. Nothing leads to it any more; the next tool gives it back.
+
+    :param why: as a clause.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+
+
+class LoanStaysForCall(LoanStays):
+    """A call is in a pad, and does not come out of it."""
+
+    def __init__(self) -> None:
+        super().__init__("a call is in a pad")
+
+
+class LoanStaysForTracer(LoanStays):
+    """A tracer of the guest has return addresses of ours."""
+
+    def __init__(self) -> None:
+        super().__init__("a tracer of the guest has its return addresses")
+
+
+class LoanStaysForTask(LoanStays):
+    """Somebody's stack leads into a pad, or may do so."""
+
+    def __init__(self, who: str) -> None:
+        super().__init__(f"{who} in a pad")
+
+
+class LoanStaysFor32Bit(LoanStays):
+    """A CPU runs 32-bit code: of its registers gdbstubs write only one half."""
+
+    def __init__(self) -> None:
+        super().__init__("a CPU runs 32-bit code")
+
+
+class LoanStaysUnasked(LoanStays):
+    """No CPU came by where the kernel's allocator may be called."""
+
+    def __init__(self, function: str) -> None:
+        super().__init__(f"no CPU of the guest came by where its allocator may be called ({function})")
 
 
 class RecordRefused(ZoneError):
@@ -510,7 +659,7 @@ class RecordNoTables(RecordRefused):
 
     def __init__(self) -> None:
         super().__init__(
-            "the landing zone has no room for tables", "remove a recording probe, or give the guest more memory"
+            "the landing zone has no room for tables", "remove a recording probe, or let handlers do it (--no-record)"
         )
 
 
@@ -548,6 +697,21 @@ class SiteNoRoom(PlantRefused):
 
     def __init__(self, ip: int) -> None:
         super().__init__(ip, "the landing zone has no room for its stub; probe fewer functions at once")
+
+
+class SiteNoJournal(PlantRefused):
+    """The zone in a guest of others has no room left to note what whoever finds it has to put back.
+
+    :param limit: of so many locations it can.
+    """
+
+    def __init__(self, ip: int, limit: int) -> None:
+        super().__init__(
+            ip,
+            f"the memory that the guest has lent has room for what {limit} locations are without us; probe fewer "
+            "functions at once, or attach with --record (recording=True)",
+        )
+        self.limit = limit
 
 
 class SiteNoCode(PlantRefused):

@@ -54,9 +54,10 @@ class Dispatch(Protocol):
         """From a handler: end :meth:`run` behind this hit; another one of the same moment waits for the next run."""
         ...
 
-    def admit(self, ips: Collection[int]) -> None:
+    def admit(self, ips: Collection[int], planted: Collection[int] = ()) -> None:
         """Check that these locations can be planted, before the core takes them.
 
+        :param planted: all that the core has already.
         :raise PlantRefused: when one cannot.
         """
         ...

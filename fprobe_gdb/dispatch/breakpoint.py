@@ -176,7 +176,7 @@ class BreakpointDispatch:
             self.plants.add(addr, Role.WATCH)
         self._watched = wanted
 
-    def admit(self, ips: Collection[int]) -> None:
+    def admit(self, ips: Collection[int], planted: Collection[int] = ()) -> None:
         """See :meth:`.base.Dispatch.admit`: breakpoints can be anywhere."""
 
     def withdraw(self) -> None:

@@ -11,7 +11,15 @@ from emu.deadline import Deadline
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
-from fprobe_gdb.errors import MemoryFault, TypeLookupError, ZoneError, ZoneNoMemory
+from fprobe_gdb.errors import (
+    LoanNoMemory,
+    LoanNoTypes,
+    LoanStays,
+    MemoryFault,
+    TypeLookupError,
+    ZoneError,
+    ZoneNotMapped,
+)
 from fprobe_gdb.kernel.percpu import PerCpuLayout
 from fprobe_gdb.probe.core import ProbeCore
 from fprobe_gdb.session.live_stacks import LiveStacks
@@ -83,7 +91,7 @@ class AttachedZones:
     def _borrow(self, loans: ZoneLoans, ram: GuestRam, rings: int) -> LoanedZone:
         try:
             return loans.borrow(ram, rings)
-        except ZoneNoMemory as error:
+        except (LoanNoMemory, ZoneNotMapped) as error:
             if not rings:
                 raise
             self.why_no_rings = str(error)
@@ -132,15 +140,18 @@ class AttachedZones:
                 if orphaned:
                     self._note(f"{whose} stays in the guest: only that version of fprobe-gdb knows how to remove it")
                 continue
-            if why := loans.give_back(head):
+            try:
+                loans.give_back(head)
+            except LoanStays as why:
                 self._note(f"{whose} stays in the guest, {head.size_bytes >> 20} MiB that nothing leads to: {why}")
-            elif orphaned:
+                continue
+            if orphaned:
                 self._note(f"{whose} in the guest was removed")
 
     def _loans(self, breakpoints: BreakpointDispatch, read: Read) -> ZoneLoans:
         view = self._view
         if not view.has_types:
-            raise ZoneError("this kernel has no types (BTF), which it takes to know when nobody is in a pad any more")
+            raise LoanNoTypes
         cpus = PassingCpus(breakpoints, self._run, lambda name: location_of(view.records, name))
         return ZoneLoans(view.target, view.symbols, cpus, self._stacks(read), read, self._boot())
 

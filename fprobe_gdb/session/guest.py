@@ -801,7 +801,7 @@ class Kernel(GuestView):
         if isinstance(self._dispatch, BreakpointDispatch):
             self.options.check_sites(len({*ips, *planted}), self._why_breakpoints)
         try:
-            self._dispatch.admit(ips)
+            self._dispatch.admit(ips, planted)
         except PlantRefused as error:
             if self.options.dispatch != "auto" or self._core.fprobes:
                 raise

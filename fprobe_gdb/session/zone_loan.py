@@ -19,7 +19,23 @@ from fprobe_gdb.dispatch.trampoline.mapping import IMAGE_BASE, place_zone, read_
 from fprobe_gdb.dispatch.trampoline.orphans import hand_back, held_by_tracers, owns_text
 from fprobe_gdb.dispatch.trampoline.window import TOP_BASE, window_entries
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, MAX_RINGS, PIECE_BYTES, SLOTS, Zone, with_rings_bytes
-from fprobe_gdb.errors import MemoryFault, ZoneError, ZoneNoMemory
+from fprobe_gdb.errors import (
+    LoanInPieces,
+    LoanNoAllocator,
+    LoanNobody,
+    LoanNoMemory,
+    LoanNoSymbols,
+    LoanNotRam,
+    LoanOtherTables,
+    LoanStays,
+    LoanStaysFor32Bit,
+    LoanStaysForCall,
+    LoanStaysForTask,
+    LoanStaysForTracer,
+    LoanStaysUnasked,
+    LoanUnderKvm,
+    MemoryFault,
+)
 from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.kernel.unwind_code import HOOKS
 from fprobe_gdb.session.live_stacks import LiveStacks
@@ -49,7 +65,6 @@ _UPPER = "level3_kernel_pgt"
 _TICK_SEC = 10.0
 _SLEEPER_SEC = 3.0
 _CALL_SEC = 30.0
-_NOBODY = "no CPU of the guest came by where its allocator may be called"
 
 Read = Callable[[int, int], bytes]
 
@@ -88,8 +103,7 @@ class ZoneLoans:
         """Have memory allocated by the guest's kernel, and map it as a zone.
 
         :param rings: how many rings of records it has; 0 for a small zone.
-        :raise ZoneNoMemory: the guest has not so much to lend.
-        :raise ZoneError: why else that cannot be. The guest is as it was.
+        :raise LoanRefused, ZoneNotMapped: why that cannot be. The guest is as it was.
         """
         self._check_guest()
         rings = rings if rings <= MAX_RINGS else 0
@@ -109,15 +123,15 @@ class ZoneLoans:
 
     def _check_guest(self) -> None:
         if "enabled" in self._target.monitor("info kvm"):
-            raise ZoneError("under KVM nobody can make the guest's CPUs forget a mapping from outside")
-        if not all(self._symbols.addresses(name) for name in (_ROOT, _UPPER, _DIRECTORY)):
-            raise ZoneError("this kernel's symbols do not tell where its page tables are")
+            raise LoanUnderKvm
+        if missing := [name for name in (_ROOT, _UPPER, _DIRECTORY) if not self._symbols.addresses(name)]:
+            raise LoanNoSymbols(missing)
 
     # Have so many pieces allocated, and marked at once. Returns a page table root that maps them.
     def _allocate(self, ram: GuestRam, handles: list[int], count: int) -> int:
         allocator = next((found[0] for name in _ALLOCATORS if (found := self._symbols.addresses(name))), None)
         if allocator is None:
-            raise ZoneError(f"this kernel has no {_ALLOCATORS[0]}()")
+            raise LoanNoAllocator(_ALLOCATORS)
         cr3 = 0
 
         def allocate(state: CpuState, gfp: int) -> bool:
@@ -134,9 +148,9 @@ class ZoneLoans:
         if len(handles) < count:
             self._cpus.run(SLEEPERS, lambda state: allocate(state, _GFP_KERNEL), Deadline(_SLEEPER_SEC))
         if not cr3:
-            raise ZoneError(_NOBODY)
+            raise LoanNobody(TICK)
         if len(handles) < count:
-            raise ZoneNoMemory(count, PIECE_BYTES, len(handles))
+            raise LoanNoMemory(count, PIECE_BYTES, len(handles))
         return cr3
 
     @property
@@ -151,13 +165,10 @@ class ZoneLoans:
     # Write what a zone begins with, where it is and where it will be mapped.
     def _prepare(self, ram: GuestRam, handles: Sequence[int], cr3: int, rings: int) -> Zone:
         table, entries = read_directory(cr3, ram.read_physical)
-        try:
-            pieces = tuple(self._piece(ram, cr3, handle) for handle in handles)
-            upper, _ = read_table(cr3, TOP_BASE, 1, ram.read_physical)
-            if [ram.translate(cr3, self._symbols.one(name)) for name in (_UPPER, _DIRECTORY)] != [upper, table]:
-                raise ZoneError("the guest's page tables are not those that its kernel was booted with")
-        except MemoryFault as fault:
-            raise ZoneError(f"what the guest has allocated is not in its RAM: {fault}") from fault
+        upper, _ = read_table(cr3, TOP_BASE, 1, ram.read_physical)
+        if [_found(ram, cr3, self._symbols.one(name)) for name in (_UPPER, _DIRECTORY)] != [upper, table]:
+            raise LoanOtherTables
+        pieces = tuple(self._piece(ram, cr3, handle) for handle in handles)
         image = self._symbols.one("_text"), self._symbols.one("_end")
         size_bytes = len(pieces) * PIECE_BYTES
         in_pieces = {"pieces": pieces} if len(pieces) > 1 else {}
@@ -172,9 +183,13 @@ class ZoneLoans:
 
     # Where in physical memory a piece is.
     def _piece(self, ram: GuestRam, cr3: int, handle: int) -> int:
-        physical = ram.translate(cr3, handle)
-        if physical % PIECE_BYTES or ram.translate(cr3, handle + PIECE_BYTES - 1) != physical + PIECE_BYTES - 1:
-            raise ZoneError(f"what the guest has allocated at {handle:#x} is not in one piece")
+        try:
+            physical = ram.translate(cr3, handle)
+            end = ram.translate(cr3, handle + PIECE_BYTES - 1) + 1
+        except MemoryFault as fault:
+            raise LoanNotRam(handle, fault) from fault
+        if physical % PIECE_BYTES or end != physical + PIECE_BYTES:
+            raise LoanInPieces(handle)
         return physical
 
     # Section: giving back
@@ -203,22 +218,24 @@ class ZoneLoans:
             return None
         return head if head and (head.code, head.physical) == (code, physical & -HUGE_BYTES) else None
 
-    def give_back(self, head: ZoneHead) -> str:
+    def give_back(self, head: ZoneHead) -> None:
         """Take a zone and all that leads to it out of the guest, and let the guest have its memory again.
 
         :param head: of this version of ours.
-
-        :return: why it could not be: then nothing leads to it any more, and it stays. Empty when it is gone.
+        :raise LoanStays: why it cannot. Nothing leads to the zone any more.
         """
         zone = head.zone
         self._restore_text(zone)
         hand_back(zone, self._read, self._write)
-        why = _NOBODY
+        refusal: LoanStays = LoanStaysUnasked(self._anywhere[0])
 
         def free(_state: CpuState) -> bool:
-            nonlocal why
+            nonlocal refusal
             hand_back(zone, self._read, self._write)
-            if why := self._in_use(zone):
+            try:
+                self._check_unused(zone)
+            except LoanStays as error:
+                refusal = error
                 return False
             for physical, handle in head.pieces:
                 self._mark(handle, physical)
@@ -226,7 +243,8 @@ class ZoneLoans:
             self._free_here([handle for _, handle in head.pieces])
             return True
 
-        return "" if self._cpus.run(self._anywhere, free, Deadline(_TICK_SEC)) else why
+        if not self._cpus.run(self._anywhere, free, Deadline(_TICK_SEC)):
+            raise refusal
 
     def give_marked_back(self, ram: GuestRam) -> int:
         """Let the guest have memory again that is lent and marked, and to which no zone leads.
@@ -261,18 +279,17 @@ class ZoneLoans:
         except MemoryFault:
             return b""
 
-    def _in_use(self, zone: Zone) -> str:
+    # That the memory can be given away.
+    def _check_unused(self, zone: Zone) -> None:
         if any(self._read(zone.word(Zone.STATES), SLOTS)):
-            return "a call is in a pad"
+            raise LoanStaysForCall
         hooks = {addr for name in HOOKS for addr in self._symbols.addresses(name)}
         if held_by_tracers(zone, self._read, hooks):
-            return "a tracer of the guest has its return addresses"
+            raise LoanStaysForTracer
         if who := self._stacks.somebody_in(zone.code, zone.code + HUGE_BYTES):
-            return f"{who} in a pad"
+            raise LoanStaysForTask(who)
         if any(self._target.registers(vcpu)["ip"] < _ABOVE_32_BITS for vcpu in self._target.vcpus):
-            # Of a CPU in 32-bit mode gdbstubs write only half of a register.
-            return "a CPU runs 32-bit code"
-        return ""
+            raise LoanStaysFor32Bit
 
     def _unmap(self, zone: Zone) -> None:
         self._close_window(zone)
@@ -322,6 +339,14 @@ class ZoneLoans:
         for handle in handles:
             self._write(handle, bytes(LoanMark.SIZE_BYTES))
             self._cpus.call(self._symbols.one("free_pages"), (handle, _ORDER), Deadline(_CALL_SEC))
+
+
+# Where an address is; -1 where it is nowhere in RAM.
+def _found(ram: GuestRam, cr3: int, addr: int) -> int:
+    try:
+        return ram.translate(cr3, addr)
+    except MemoryFault:
+        return -1
 
 
 # Of a zone with so many rings.

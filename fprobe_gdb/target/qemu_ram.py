@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fprobe_gdb.errors import MemoryFault, RamOutOfReach
+from fprobe_gdb.errors import MemoryFault, RamElsewhere, RamForbidden, RamNotFound, RamUnseen, RamUntold
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.guest_ram import GuestRam
 from fprobe_gdb.target.page_table import FOUR_GIB, FRAME, HUGE, PAGE_BYTES, PRESENT
@@ -75,11 +75,12 @@ def ram_layout(ramblocks: str, flat_view: str) -> RamLayout:
 
     :param ramblocks: what the monitor says to ``info ramblock``.
     :param flat_view: what it says to ``info mtree -f``.
-    :raise RamOutOfReach: when it is not in one block, or not as PCs have it.
+    :raise RamUntold: they do not tell.
+    :raise RamElsewhere: when it is not in one block, or not as PCs have it.
     """
     blocks = [(int(size, 16), name) for name, size in _BLOCK_LINE.findall(ramblocks)]
     if not blocks:
-        raise RamOutOfReach("its monitor does not tell of the guest's RAM")
+        raise RamUntold
     size_bytes, name = max(blocks)
     low_bytes = 0
     for start, stop, region, offset in _FLAT_LINE.findall(flat_view):
@@ -90,9 +91,9 @@ def ram_layout(ramblocks: str, flat_view: str) -> RamLayout:
         if begin < FOUR_GIB and int(offset or "0", 16) == begin:
             low_bytes = max(low_bytes, end)
         elif behind < 0 or int(offset or "0", 16) != low_bytes + behind:
-            raise RamOutOfReach(f"the guest's RAM ({name}) does not lie as in a PC")
+            raise RamElsewhere(f"the guest's RAM ({name}) does not lie as in a PC")
     if not low_bytes or (low_bytes < size_bytes and low_bytes >= FOUR_GIB):
-        raise RamOutOfReach(f"the guest's RAM ({name}) does not begin at address 0; has it several memory backends?")
+        raise RamElsewhere(f"the guest's RAM ({name}) does not begin at address 0; has it several memory backends?")
     return RamLayout(size_bytes, low_bytes)
 
 
@@ -112,7 +113,7 @@ def find_ram(pid: int, target: Target) -> GuestRam:
     :raise RamOutOfReach: why it cannot be had.
     """
     if not pid:
-        raise RamOutOfReach("its process is not to be seen from here; is it in another container?")
+        raise RamUnseen
     layout = ram_layout(target.monitor("info ramblock"), target.monitor("info mtree -f"))
     try:
         mappings = parse_maps(Path(f"/proc/{pid}/maps").read_text())
@@ -130,7 +131,7 @@ def find_ram(pid: int, target: Target) -> GuestRam:
                 return ram
             ram.close()
             whys.append(f"not the {mapping.size_bytes >> 20} MiB at {at:#x}: {why}")
-    raise RamOutOfReach(
+    raise RamNotFound(
         f"process {pid} has no memory that holds what the guest's RAM holds "
         f"({'; '.join(whys) or 'none is large enough'}); is it not its QEMU?"
     )
@@ -168,12 +169,8 @@ def _files(pid: int, inode: int) -> Iterator[int]:
                 yield os.open(entry, os.O_RDWR | os.O_CLOEXEC)
 
 
-def _refused(pid: int, what: str, error: OSError) -> RamOutOfReach:
-    return RamOutOfReach(
-        f"/proc/{pid}/{what} cannot be opened ({error.strerror}): that takes the right to trace its process (the same "
-        "user and kernel.yama.ptrace_scope=0, or CAP_SYS_PTRACE); or start QEMU with its RAM shared (-object "
-        "memory-backend-memfd,id=ram,share=on,size=... -machine memory-backend=ram)"
-    )
+def _refused(pid: int, what: str, error: OSError) -> RamForbidden:
+    return RamForbidden(f"/proc/{pid}/{what}", error.strerror)
 
 
 # Why this is not the guest's RAM; empty when it is.

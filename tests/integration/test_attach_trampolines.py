@@ -12,7 +12,7 @@ import pytest
 from emu.deadline import Deadline
 from fprobe_gdb import Fprobe
 from fprobe_gdb.dispatch.base import RunEnd
-from fprobe_gdb.errors import RamOutOfReach, RecordNoRing
+from fprobe_gdb.errors import RamNotFound, RecordNoRing
 from fprobe_gdb.session import attached
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.selection import Selection
@@ -194,7 +194,7 @@ def test_recording_takes_more_memory(stranger: Stranger) -> None:
 
 def test_a_process_that_is_not_the_guest_is_found_out(stranger: Stranger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attached, "peer_pid", lambda sock: os.getpid())
-    with pytest.raises(RamOutOfReach, match=f"process {os.getpid()} has no memory that holds what"):
+    with pytest.raises(RamNotFound, match=f"process {os.getpid()} has no memory that holds what"):
         stranger.attach()
     with stranger.attach(dispatch="auto") as k:
         assert k.dispatch_name.startswith("breakpoint (rsp, sw), since the memory of a guest that was attached to")

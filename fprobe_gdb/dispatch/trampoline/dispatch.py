@@ -235,9 +235,9 @@ class TrampolineDispatch:
         """
         self._sites.sync()
 
-    def admit(self, ips: Collection[int]) -> None:
+    def admit(self, ips: Collection[int], planted: Collection[int] = ()) -> None:
         """See :meth:`.base.Dispatch.admit`."""
-        self.planter.check(ips)
+        self.planter.check(ips, planted)
         for ip in self.recorder.ips.intersection(ips):
             self.recorder.pad_of(ip, self._asking(ip))
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, PIECE_BYTES, Zone
-from fprobe_gdb.errors import SiteNoRoom
+from fprobe_gdb.errors import SiteNoJournal
 from fprobe_gdb.target.guest_ram import GuestRam
 
 __all__ = ["HEAD_BYTES", "OwnBytes", "ZoneHead", "entries_in", "entries_place", "max_entries"]
@@ -26,6 +26,8 @@ _HEAD = struct.Struct("<16s6Q")
 _PIECE = struct.Struct("<2Q")
 #: How long a head may be.
 HEAD_BYTES = 4096
+# So many entries are kept for functions that we listen to for ourselves.
+_OURS = 64
 # Location, count of own bytes, own bytes.
 _ENTRY = struct.Struct("<QB23s")
 
@@ -117,14 +119,23 @@ class OwnBytes:
         self._index: dict[int, int] = {}
         self._free: list[int] = []
 
+    def check_room(self, ips: Collection[int], others: Collection[int]) -> None:
+        """Check that there is room for these locations, beside others and those that are kept.
+
+        :raise SiteNoJournal: there is not.
+        """
+        limit = self._room - _OURS
+        if ips and len({*ips, *others} | self._index.keys()) > limit:
+            raise SiteNoJournal(min(ips), limit)
+
     def keep(self, owns: Mapping[int, bytes]) -> None:
         """These locations are about to be written, or have other own bytes from now on.
 
-        :raise SiteNoRoom: there are too many.
+        :raise SiteNoJournal: there are too many.
         """
         new = [ip for ip in owns if ip not in self._index]
         if len(self._index) + len(new) > self._room:
-            raise SiteNoRoom(new[0])
+            raise SiteNoJournal(new[0], self._room)
         for ip in new:
             self._index[ip] = self._free.pop() if self._free else len(self._index)
         self._write({self._index[ip]: _ENTRY.pack(ip, len(own), own) for ip, own in owns.items()})

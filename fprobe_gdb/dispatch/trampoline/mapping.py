@@ -88,7 +88,7 @@ def place_zone(
             return Zone(physical, size_bytes, code, code + HUGE_BYTES, rings, journal_bytes, pieces)
     raise ZoneNotMapped(
         f"there is no room for {size_bytes >> 20} MiB around the kernel's image, which ends at {image[1]:#x}; "
-        "ask for a smaller ring"
+        "a kernel that is booted with nokaslr has more behind it"
     )
 
 

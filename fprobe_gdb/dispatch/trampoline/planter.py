@@ -100,11 +100,14 @@ class Planter:
         site = self._sites.get(ip)
         return site.plan.own[:JUMP_BYTES] if site else _NOP
 
-    def check(self, ips: Iterable[int]) -> None:
+    def check(self, ips: Collection[int], others: Collection[int] = ()) -> None:
         """Check that these locations can be planted. The guest may run.
 
+        :param others: what is planted as well then, or is already.
         :raise PlantRefused: one of them cannot.
         """
+        if self._journal is not None:
+            self._journal.check_room(ips, others)
         self._stubs.check_room((plan.ip, plan.head) for plan in self._plan_others(ips) if plan.way is not Way.CALL)
 
     # How to plant these, without those that are.

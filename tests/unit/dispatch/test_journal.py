@@ -21,7 +21,7 @@ from fprobe_gdb.dispatch.trampoline.pads import Action, Field, NodeField, State
 from fprobe_gdb.dispatch.trampoline.record_format import NodeWord
 from fprobe_gdb.dispatch.trampoline.returns import Returns
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, PIECE_BYTES, SLOT_BYTES, Zone
-from fprobe_gdb.errors import MemoryFault, SiteNoRoom
+from fprobe_gdb.errors import MemoryFault, SiteNoJournal
 from fprobe_gdb.target.guest_ram import GuestRam
 from fprobe_gdb.target.page_table import FOUR_GIB
 
@@ -114,9 +114,23 @@ def test_too_many_are_refused_before_any_is_kept(guest: Guest) -> None:
     owns = OwnBytes(guest.ram, guest.zone)
     many = {0x1000 + 16 * index: NOP for index in range(max_entries(guest.zone))}
     owns.keep(many)
-    with pytest.raises(SiteNoRoom):
+    with pytest.raises(SiteNoJournal, match=f"room for what {len(many)} locations are"):
         owns.keep({1: NOP})
     assert guest.entries == many
+
+
+def test_room_is_looked_for_before_anything_is_planted(guest: Guest) -> None:
+    """For what is registered and not planted yet, too; some is left for functions that we listen to for ourselves."""
+    owns = OwnBytes(guest.ram, guest.zone)
+    owns.keep({0x10: NOP})
+    limit = max_entries(guest.zone) - 64
+    ips = range(0x1000, 0x1000 + limit - 11)
+    owns.check_room(ips, range(10))
+    owns.check_room([*ips, 0x10], range(10))
+    owns.check_room([], range(limit + 1))
+    with pytest.raises(SiteNoJournal) as caught:
+        owns.check_room(ips, range(11))
+    assert (caught.value.ip, caught.value.limit) == (0x1000, limit)
 
 
 def test_text_that_leads_into_a_zone(guest: Guest) -> None:

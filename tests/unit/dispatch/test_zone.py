@@ -87,7 +87,7 @@ def test_before_an_image_at_the_end(guest: Guest) -> None:
 
 def test_no_room(guest: Guest) -> None:
     _, entries = read_directory(ROOT, guest.ram.read_physical)
-    with pytest.raises(ZoneError, match="smaller ring"):
+    with pytest.raises(ZoneError, match="no room for 8 MiB around the kernel's image"):
         place_zone(entries, (IMAGE_BASE + (4 << 20), IMAGE_BASE + (1 << 30) - HUGE_BYTES), ZONE_AT, 8 << 20, 1)
 
 

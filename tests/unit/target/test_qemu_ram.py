@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fprobe_gdb.errors import MemoryFault, RamOutOfReach, TargetLost
+from fprobe_gdb.errors import MemoryFault, RamElsewhere, RamForbidden, RamOutOfReach, RamUnseen, RamUntold, TargetLost
 from fprobe_gdb.target.fake import FakeTarget
 from fprobe_gdb.target.guest_ram import GuestRam
 from fprobe_gdb.target.process_ram import ProcessRam, RamView
@@ -51,16 +51,18 @@ def test_some_of_it_is_high() -> None:
 
 
 @pytest.mark.parametrize(
-    ("blocks", "flat", "why"),
+    ("blocks", "flat", "error", "why"),
     [
-        ("", "", "does not tell"),
-        (RAMBLOCKS.format(size=0x20000000), FLAT.format(name="ram0"), "several memory backends"),
-        (RAMBLOCKS.format(size=4 << 30), HIGH.replace("@00000000c", "@00000000d"), "not lie as in a PC"),
+        ("", "", RamUntold, "does not tell"),
+        (RAMBLOCKS.format(size=0x20000000), FLAT.format(name="ram0"), RamElsewhere, "several memory backends"),
+        (RAMBLOCKS.format(size=4 << 30), HIGH.replace("@00000000c", "@00000000d"), RamElsewhere, "not lie as in a PC"),
     ],
     ids=["nothing", "another block", "elsewhere"],
 )
-def test_ram_that_is_laid_out_otherwise_is_refused(blocks: str, flat: str, why: str) -> None:
-    with pytest.raises(RamOutOfReach, match=why):
+def test_ram_that_is_laid_out_otherwise_is_refused(
+    blocks: str, flat: str, error: type[RamOutOfReach], why: str
+) -> None:
+    with pytest.raises(error, match=why):
         ram_layout(blocks, flat)
 
 
@@ -77,7 +79,7 @@ def test_maps() -> None:
 
 
 def test_a_qemu_that_cannot_be_seen() -> None:
-    with pytest.raises(RamOutOfReach, match="container"):
+    with pytest.raises(RamUnseen, match="container"):
         find_ram(0, FakeTarget())
 
 
@@ -143,6 +145,6 @@ def test_a_process_that_may_not_be_traced(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(os, "open", refuse)
     monkeypatch.setattr(FakeTarget, "monitor", lambda self, command: MONITOR[command])
     with pytest.raises(
-        RamOutOfReach, match=r"/proc/\d+/mem cannot be opened \(Operation not permitted\): .*ptrace_scope"
+        RamForbidden, match=r"/proc/\d+/mem cannot be opened \(Operation not permitted\): .*ptrace_scope"
     ):
         find_ram(os.getpid(), FakeTarget())
