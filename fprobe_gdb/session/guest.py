@@ -43,6 +43,7 @@ from fprobe_gdb.dispatch.trampoline.ring import Batch
 from fprobe_gdb.dispatch.trampoline.tables import TableForm
 from fprobe_gdb.dispatch.trampoline.tsc_clock import TscClock
 from fprobe_gdb.errors import (
+    GuestCallError,
     GuestPanic,
     ImageError,
     MemberNotFound,
@@ -95,6 +96,8 @@ _CALL_SEC = 30.0
 # A pad takes a microsecond, but its vCPU may have to be scheduled by the host first.
 _SETTLE_SEC = 5.0
 _CONSOLE_TAIL = 20
+# Until a task of a guest of others makes a system call.
+_TRACEPOINT_SEC = 10.0
 # Between the end of the debugger's connection and the end of QEMU.
 _LAST_WORDS_SEC = 2.0
 
@@ -241,11 +244,20 @@ class Kernel(GuestView):
             if self.target.state is TargetState.STOPPED and self._zones is not None:
                 # No handler is called any more.
                 self._core.unregister_all()
+                self._switch_tracepoints_off()
                 self._give_zone_back()
         finally:
             if self.target.state in there:
                 self.target.detach()
                 self.machine.guard.dismiss()
+
+    # In a guest of others it takes one of its tasks.
+    def _switch_tracepoints_off(self) -> None:
+        try:
+            self.tracepoints.switch_off(timeout_sec=_TRACEPOINT_SEC)
+        except GuestCallError as error:
+            names = ", ".join(sorted(self.tracepoints.ours))
+            self._note(f"tracepoints stay on in the guest, and call an empty function ({names}): {error}")
 
     # Section: running the guest
 

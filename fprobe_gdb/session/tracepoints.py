@@ -8,7 +8,7 @@ the guest's own ``tracepoint_probe_register_prio_may_exist()``. That takes a mut
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from emu.machine import Machine
@@ -38,17 +38,15 @@ class Tracepoints:
 
         They stay on until :meth:`switch_off`, at the cost of a call of an empty function for each event.
 
-        :raise TracepointError: there is none of that name, the kernel refuses, or the guest is not one that we booted
-            and that is up.
-        :raise AgentError: when the guest's shell runs a command: it has to make a system call for us.
+        :raise TracepointError: there is none of that name, the kernel refuses, or the guest is not up.
+        :raise GuestCallError: in a guest of others, no task makes a system call in time.
+        :raise AgentError: when the shell of a guest of ours runs a command: it has to make a system call for us.
         """
         wanted = sorted(set(names) - self._ours)
         if not wanted:
             return
         k = self._k
-        if not isinstance(k.machine, Machine):
-            raise TracepointError(wanted[0], "that takes a shell in the guest, so it has to be one that we booted")
-        if not k.machine.agent.ready:
+        if isinstance(k.machine, Machine) and not k.machine.agent.ready:
             raise TracepointError(wanted[0], "the guest has not booted yet, and no task of it can do that")
         places = {name: self._places(name) for name in wanted}
 
@@ -62,16 +60,21 @@ class Tracepoints:
             if code not in (0, errno.EEXIST):
                 raise TracepointError(name, f"the kernel says -{errno.errorcode.get(code, code)}")
 
-    def switch_off(self) -> None:
+    @property
+    def ours(self) -> Collection[str]:
+        """Names of those that :meth:`switch_on` has switched on."""
+        return self._ours
+
+    def switch_off(self, *, timeout_sec: float = 60.0) -> None:
         """Undo :meth:`switch_on`; what others have switched on stays so. The guest as there.
 
-        :raise AgentError: as there.
+        :raise AgentError, GuestCallError: as there.
         """
         if not self._ours:
             return
         k = self._k
         places = [self._places(name) for name in sorted(self._ours)]
-        run_errand(k, lambda: [k.call(_UNREGISTER, *place, _DATA) for place in places])
+        run_errand(k, lambda: [k.call(_UNREGISTER, *place, _DATA) for place in places], timeout_sec=timeout_sec)
         self._ours.clear()
 
     # The tracepoint, and the function that is registered with it.

@@ -13,17 +13,20 @@ import pytest
 
 from emu.deadline import Deadline
 from fprobe_gdb import Fprobe, Kernel
+from fprobe_gdb.cli.exits import ExitCode
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.errors import RecordNoRing, RecordNoTrampolines, SiteNoCode
 from fprobe_gdb.events import SummaryEvent
 from fprobe_gdb.output.aggregate_count_by import CountBy
+from fprobe_gdb.session import errand
+from fprobe_gdb.session import guest as guest_module
 from fprobe_gdb.session.judge import Questions
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.selection import select
 from fprobe_gdb.session.tracer import Tracer
 from tests.integration.stranger import BUSY, NOT_BUSY, Stranger
 from tests.integration.test_pad_sums import CALLS, QUESTIONS, counts, handler_tracer, pad_tracer
-from tests.integration.test_probe_events import COMMANDS
+from tests.integration.test_probe_events import COMMANDS, TRACEPOINTS
 from tests.integration.test_recorded_events import ODD, OTHERS, STACK, Both, texts
 from tests.integration.tool import Tool, run_tool
 
@@ -246,3 +249,63 @@ def test_names_behind_arguments_and_questions_about_them(busy: Stranger) -> None
     assert dispatch(lines) == "trampoline (record)"
     assert calls(lines) == (5, 5, 0, 0)
     assert sum("vfs_open(path=0xffff" in line and '"workload"' in line for line in lines) == 5
+
+
+@pytest.fixture(scope="module")
+def newer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stranger]:
+    """A kernel whose tracepoints have something to hang on them."""
+    guest = Stranger("6.12", tmp_path_factory.mktemp("newer") / "gdb.sock", smp=2)
+    with guest.machine as machine:
+        machine.wait_boot(Deadline(120))
+        yield guest
+
+
+def switched_on(k: Kernel, names: list[str]) -> list[str]:
+    enabled = k.btf.struct("tracepoint").find_member("key.enabled").bit_offset // 8
+    return [name for name in names if k.read_u64(k.address(f"__tracepoint_{name}") + enabled) & 0xFFFFFFFF]
+
+
+def test_tracepoints(newer: Stranger) -> None:
+    """A task of the guest switches them on for us, whoever it is; and off."""
+    before = newer.text()
+    names = [definition.split()[1] for definition in TRACEPOINTS if definition[0] == "t"]
+    newer.shell(BUSY)
+    with newer.attach(recording=True) as k:
+        k.tracepoints.switch_on(names)
+        assert switched_on(k, names) == names
+        commands = ["dd if=/etc/motd of=/dev/null bs=100", "workload fork 3"]
+        both = Both(k, TRACEPOINTS, commands, lambda command: shell(newer, k, command))
+        assert texts(both.recorded) == texts(both.handled)
+    events = {re.split(r"[/ ]", definition)[1] for definition in TRACEPOINTS}
+    assert {str(event.probe_event).partition("/")[2] for event in both.recorded} == events
+    with newer.attach(dispatch="breakpoint") as k:
+        assert switched_on(k, names) == []
+    definition = "t:oracle/exec sched_process_exec p->comm:string"
+    for dispatch_ in ("trampoline", "breakpoint"):
+        lines = attach(newer, "--record", "--dispatch", dispatch_, definition, "--max-hits", "5", "--timeout", "60")
+        assert sum('exec: __probestub_sched_process_exec(arg1="workload")' in line for line in lines) >= 4
+    newer.shell(NOT_BUSY)
+    with newer.attach(dispatch="breakpoint") as k:
+        assert switched_on(k, names) == []
+    assert newer.text() == before
+
+
+def test_tracepoints_that_nobody_switches_off(newer: Stranger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stay on, and that is told; the rest of us is gone."""
+    name, notes = "sched_process_exec", list[str]()
+    newer.shell(BUSY)
+    with monkeypatch.context() as patch, newer.attach(on_note=notes.append) as k:
+        k.tracepoints.switch_on([name])
+        patch.setattr(errand, "SLEEPERS", ("__x64_sys_kexec_load",))
+        patch.setattr(guest_module, "_TRACEPOINT_SEC", 0.5)
+    newer.shell(NOT_BUSY)
+    (note,) = notes
+    assert note.startswith(f"tracepoints stay on in the guest, and call an empty function ({name}): no task")
+    with newer.attach(dispatch="breakpoint") as k:
+        assert switched_on(k, [name]) == [name]
+
+
+def test_a_kernel_that_has_nothing_to_hang_on_tracepoints(busy: Stranger) -> None:
+    done = run_tool("attach", str(busy.path), "-k", "6.1", "--record", "t:oracle/ex sched_process_exit")
+    assert done.status == ExitCode.USAGE
+    assert "tracepoint 'sched_process_exit' cannot be probed: this kernel has no" in done.err
