@@ -223,23 +223,23 @@ class BreakpointDispatch:
         writes = {}
         if roles & Role.ENTRY:
             ret_ip = state.stack_word or 0
-            regs = PtRegs.of(state.registers, Side.ENTRY, state.ip + skip_length(state.code), ret_ip)
+            regs = PtRegs.of(state.registers, Side.ENTRY, state.ip + skip_length(state.code))
             state = self._give(self.core.entry, self._hit(state, regs, state.sp, ret_ip), state, regs.ip)
-            writes = regs.take_effective_writes()
+            writes = regs.take_effective_writes(ret_ip)
         if roles & Role.TASK_DEAD:
             self.core.task_dead(state.task)
         if (roles & Role.WATCH) and (listener := self._watched.get(state.ip)):
-            regs = PtRegs.of(state.registers, Side.ENTRY, state.ip + skip_length(state.code), state.stack_word or 0)
+            regs = PtRegs.of(state.registers, Side.ENTRY, state.ip + skip_length(state.code))
             hit = self._hit(state, regs, state.sp, state.stack_word or 0)
             state = self._give(lambda _: listener(self.current), hit, state, regs.ip)
         self.sync()
         advance(self.target, state, writes)
 
     def _exit(self, state: CpuState) -> None:
-        regs = PtRegs.of(state.registers, Side.EXIT, state.ip, state.ip)
+        regs = PtRegs.of(state.registers, Side.EXIT, state.ip)
         hit = self._hit(state, regs, (state.sp - 8) & MASK64, state.ip)
         state = self._give(self.core.exit, hit, state, state.ip)
-        writes = regs.take_effective_writes()
+        writes = regs.take_effective_writes(hit.ret_ip)
         if writes:
             self.target.write_registers(state.vcpu, writes)
         self.sync()

@@ -80,6 +80,7 @@ class ProbeCore:
         self._stacks = ShadowStacks()
         self._in_flight = self._stacks.by_task
         self._guard, self._list_guard = RecursionGuard(), RecursionGuard()
+        self._taken = self._guard.taken
         # Tasks inside a handler of a kprobe-shared fprobe: kprobe_busy_begin().
         self._kprobe_busy: set[int] = set()
 
@@ -400,11 +401,15 @@ class ProbeCore:
         fprobe = ops.fprobe
         if fprobe.flags & FPROBE_FL_DISABLED:
             return
-        task = hit.task
-        bit = self._guard.trylock(task, hit.context)
-        if bit is None:
-            self._missed(fprobe, hit.ip, hit, MissReason.RECURSION)
-            return
+        task, taken = hit.task, self._taken
+        if task in taken:
+            bit = self._guard.trylock(task, hit.context)
+            if bit is None:
+                self._missed(fprobe, hit.ip, hit, MissReason.RECURSION)
+                return
+        else:
+            # What trylock() does nearly always, without what a call costs.
+            taken[task] = bit = 1 << hit.context
         try:
             if ops.shared_with_kprobes:
                 self._kprobe_handler(ops, hit)
@@ -416,7 +421,11 @@ class ProbeCore:
             else:
                 self._handle_entry(ops, hit)
         finally:
-            self._guard.unlock(task, bit)
+            # The same for unlock().
+            if taken[task] == bit:
+                del taken[task]
+            else:
+                self._guard.unlock(task, bit)
 
     # fprobe_kprobe_handler().
     def _kprobe_handler(self, ops: _Ops, hit: Hit) -> None:

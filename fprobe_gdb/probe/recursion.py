@@ -49,26 +49,26 @@ class RecursionGuard:
     """
 
     def __init__(self) -> None:
-        # The bits of each task that has any.
-        self._taken: dict[int, int] = {}
+        #: The bits of each task that has any.
+        self.taken: dict[int, int] = {}
 
     def trylock(self, task: int, context: Context) -> int | None:
         """``ftrace_test_recursion_trylock()``: the bit to give back to :meth:`unlock`, None when refused."""
         bit = 1 << context
-        taken = self._taken.get(task)
+        taken = self.taken.get(task)
         if taken is None:
-            self._taken[task] = bit
+            self.taken[task] = bit
             return bit
         if taken & bit:
             bit = _TRANSITION
             if taken & bit:
                 return None
-        self._taken[task] = taken | bit
+        self.taken[task] = taken | bit
         return bit
 
     def unlock(self, task: int, bit: int) -> None:
         """``ftrace_test_recursion_unlock()``."""
-        taken = self._taken
+        taken = self.taken
         if taken[task] == bit:
             del taken[task]
         else:

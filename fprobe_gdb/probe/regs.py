@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from collections.abc import Mapping
 from enum import Enum
 from operator import itemgetter
-from typing import Any, Self, cast
+from typing import Self
 
-from fprobe_gdb.registers import ARGUMENT_REGISTERS, GENERAL_REGISTERS, MASK64, Registers
+from fprobe_gdb.registers import GENERAL_REGISTERS, MASK64, Registers
 
-__all__ = ["FRAME_REGISTERS", "PtRegs", "Side"]
+__all__ = ["FRAME_REGISTERS", "PtRegs", "Side", "behind_frame"]
 
 
 class Side(Enum):
@@ -29,39 +30,44 @@ _EFFECTIVE = {
 _NAMES = (*GENERAL_REGISTERS, "ip", "flags", "cs", "ss", "orig_ax")
 #: The registers that a vCPU has of its own at a hit, in the order in which a handler's regs are made of them.
 FRAME_REGISTERS = ("sp", "flags", *(name for name in GENERAL_REGISTERS if name != "sp"))
-_FRAME_BYTES = 8 * len(FRAME_REGISTERS)
-# Where they are in the bytes that regs are made of, from their end; and where all else is in the list of a PtRegs. Its
-# last item is what the registers were that have been written, None as long as none has.
-_OFFSETS = {name: 8 * index - _FRAME_BYTES for index, name in enumerate(FRAME_REGISTERS)}
-_FRAME, _IP, _CS, _SS, _ORIG_AX, _RET_ADDR, _SIDE, _ORIGINALS = range(8)
-_PLACES = {"ip": _IP, "cs": _CS, "ss": _SS, "orig_ax": _ORIG_AX}
-_ARGUMENT_OFFSETS = [_OFFSETS[name] for name in ARGUMENT_REGISTERS]
-_unpack_word, _pack_word = struct.Struct("<Q").unpack_from, struct.Struct("<Q").pack_into
+# What regs have behind these; the last two are not the kernel's.
+_BEHIND = ("ip", "cs", "ss", "orig_ax", "_exits", "written")
 _pack_frame, _pick_frame = struct.Struct(f"<{len(FRAME_REGISTERS)}Q").pack, itemgetter(*FRAME_REGISTERS)
+_pack_behind = struct.Struct(f"<{len(_BEHIND)}Q").pack
 # arch/x86/include/asm/segment.h: what both trampolines store as __KERNEL_CS and __KERNEL_DS.
 _KERNEL_CS, _KERNEL_SS = 0x10, 0x18
-_ENTRY = Side.ENTRY
 # Among the originals: the call is skipped.
 _OVERRIDDEN = "overridden"
+# What PtRegs.__setattr__ does not let through.
+_set = ctypes.LittleEndianStructure.__setattr__
 
 
-class PtRegs:
+def behind_frame(side: Side, ip: int) -> bytes:
+    """What makes a :class:`PtRegs` of a vCPU's registers, which end there.
+
+    :param ip: what ``regs.ip`` shows: behind the fentry instruction at entry, the return address at exit.
+    """
+    # ftrace_regs_caller stores 0 as orig_ax, arch_rethook_trampoline ~0.
+    exits = side is Side.EXIT
+    return _pack_behind(ip, _KERNEL_CS, _KERNEL_SS, MASK64 if exits else 0, exits, 0)
+
+
+# A structure of C: regs are made for every hit, and few registers are looked at. So what is made is a copy of bytes,
+# and a register is read without any Python; what writes cost does not matter.
+class PtRegs(ctypes.LittleEndianStructure):
     """``struct pt_regs``: ``regs.di``, ``regs.ax``, ``regs.ip`` ... as unsigned 64-bit integers, readable and writable.
 
     At entry writes to all general registers but ``r11`` and ``sp``, to ``flags`` and to ``ip`` take effect; at exit all
     general registers but ``sp``, and ``flags`` (a changed ``ax`` is a changed return value). As in the kernel, other
     writes are seen by the handlers that follow and by nobody else.
 
-    :param frame: ends with the vCPU's registers at the hit, by :data:`FRAME_REGISTERS`, 64 bits each.
-    :param ip: what ``regs.ip`` shows: behind the fentry instruction at entry, the return address at exit.
-    :param ret_addr: where the function returns to (for :meth:`override_return`).
+    ``PtRegs.from_buffer_copy(frame)`` makes them of the vCPU's registers at the hit by :data:`FRAME_REGISTERS`, 64 bits
+    each, and :func:`behind_frame`.
     """
 
-    # One attribute, since each costs as much as a register of a handler, and no register before somebody asks for it:
-    # regs are made for every hit, and few registers are looked at.
-    __slots__ = ("_parts",)
+    __slots__ = ("_originals",)
+    _fields_ = [(name, ctypes.c_uint64) for name in FRAME_REGISTERS + _BEHIND]
 
-    _parts: list[Any]
     ax: int
     bx: int
     cx: int
@@ -83,44 +89,40 @@ class PtRegs:
     cs: int
     ss: int
     orig_ax: int
-
-    def __init__(self, frame: bytes, side: Side, ip: int, ret_addr: int) -> None:
-        # ftrace_regs_caller stores 0 as orig_ax, arch_rethook_trampoline ~0.
-        orig_ax = 0 if side is _ENTRY else MASK64
-        _set_parts(self, [frame, ip, _KERNEL_CS, _KERNEL_SS, orig_ax, ret_addr, side, None])
+    #: Not 0 when a handler has written any register.
+    written: int
+    _exits: int
+    # What the registers were that have been written, as soon as one has.
+    _originals: dict[str, int]
 
     @classmethod
-    def of(cls, values: Mapping[str, int], side: Side, ip: int, ret_addr: int) -> Self:
-        """The same of registers by name."""
-        return cls(_pack_frame(*_pick_frame(values)), side, ip, ret_addr)
+    def of(cls, values: Mapping[str, int], side: Side, ip: int) -> Self:
+        """Regs of registers by name. For ``ip`` see :func:`behind_frame`."""
+        return cls.from_buffer_copy(_pack_frame(*_pick_frame(values)) + behind_frame(side, ip))
 
-    # Registers are properties; only what is none of them comes here.
+    # Registers are there; only what is none of them comes here.
     def __getattr__(self, name: str) -> int:
         raise AttributeError(f"pt_regs has no {name!r}; it has {', '.join(_NAMES)}")
 
     def __setattr__(self, name: str, value: int) -> None:
         if name not in _NAMES:
             raise AttributeError(f"pt_regs has no {name!r}; it has {', '.join(_NAMES)}")
-        self._originals.setdefault(name, getattr(self, name))
-        if name in _PLACES:
-            self._parts[_PLACES[name]] = int(value) & MASK64
-        else:
-            _pack_word(self._parts[_FRAME], _OFFSETS[name], int(value) & MASK64)
+        self._remember(name, getattr(self, name))
+        _set(self, name, int(value))
 
-    @property
-    def _originals(self) -> dict[str, int]:
-        if self._parts[_ORIGINALS] is None:
-            self._parts[_FRAME] = bytearray(self._parts[_FRAME])
-            self._parts[_ORIGINALS] = {}
-        return cast("dict[str, int]", self._parts[_ORIGINALS])
+    def _remember(self, name: str, value: int) -> None:
+        if not self.written:
+            _set(self, "written", 1)
+            _set(self, "_originals", {})
+        self._originals.setdefault(name, value)
 
-    def __copy__(self) -> PtRegs:
-        made = object.__new__(PtRegs)
-        frame, *others, originals = self._parts
-        _set_parts(made, [frame[:], *others, None if originals is None else dict(originals)])
+    def __copy__(self) -> Self:
+        made = type(self).from_buffer_copy(self)
+        if self.written:
+            _set(made, "_originals", dict(self._originals))
         return made
 
-    def __deepcopy__(self, memo: dict[int, object]) -> PtRegs:
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
         return self.__copy__()
 
     def __repr__(self) -> str:
@@ -129,23 +131,17 @@ class PtRegs:
     @property
     def side(self) -> Side:
         """Whether these are the registers of an entry or of an exit."""
-        return cast("Side", self._parts[_SIDE])
+        return Side.EXIT if self._exits else Side.ENTRY
 
     @property
     def arguments(self) -> tuple[int, ...]:
         """The six register arguments (meaningful at entry only)."""
-        frame = self._parts[_FRAME]
-        return tuple(_unpack_word(frame, offset)[0] for offset in _ARGUMENT_OFFSETS)
-
-    @property
-    def written(self) -> bool:
-        """Whether a handler has written any register."""
-        return self._parts[_ORIGINALS] is not None
+        return (self.di, self.si, self.dx, self.cx, self.r8, self.r9)
 
     @property
     def overridden(self) -> bool:
         """Whether :meth:`override_return` was called."""
-        return _OVERRIDDEN in (self._parts[_ORIGINALS] or ())
+        return bool(self.written) and _OVERRIDDEN in self._originals
 
     def as_dict(self) -> Registers:
         """A copy of all registers by name."""
@@ -163,32 +159,21 @@ class PtRegs:
         :param value: any integer; negative ones (``-errno``) become their unsigned form.
         """
         self.ax = value
-        if self.side is Side.ENTRY:
-            self._originals[_OVERRIDDEN] = 0
+        if not self._exits:
+            self._remember(_OVERRIDDEN, 0)
 
-    def take_effective_writes(self) -> Registers:
-        """Registers that the guest must get, by name."""
-        originals: dict[str, int] | None = self._parts[_ORIGINALS]
-        if not originals:
+    def take_effective_writes(self, ret_addr: int) -> Registers:
+        """Registers that the guest must get, by name.
+
+        :param ret_addr: where the function returns to.
+        """
+        if not self.written:
             return {}
+        originals = self._originals
         effective = _EFFECTIVE[self.side].intersection(originals)
         writes = {name: value for name in effective if (value := getattr(self, name)) != originals[name]}
         if _OVERRIDDEN in originals:
             # The call never happens: the return slot is popped, all else stays as handlers left it.
-            writes["ip"] = self._parts[_RET_ADDR]
+            writes["ip"] = ret_addr
             writes["sp"] = (originals.get("sp", self.sp) + 8) & MASK64
         return writes
-
-
-def _register(name: str) -> property:
-    if name in _PLACES:
-        place = _PLACES[name]
-        return property(lambda regs: regs._parts[place])
-    offset = _OFFSETS[name]
-    return property(lambda regs: _unpack_word(regs._parts[_FRAME], offset)[0])
-
-
-for _name in _NAMES:
-    setattr(PtRegs, _name, _register(_name))
-# What PtRegs.__setattr__ does not let through.
-_set_parts = PtRegs.__dict__["_parts"].__set__

@@ -20,7 +20,7 @@ from fprobe_gdb.dispatch.advance import skip_length
 from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
 from fprobe_gdb.dispatch.trampoline.lost import LostCalls
 from fprobe_gdb.dispatch.trampoline.outcome import Outcome
-from fprobe_gdb.dispatch.trampoline.pad_hit import Handled, PadHit
+from fprobe_gdb.dispatch.trampoline.pad_hit import Handled, PadHit, pad_hit
 from fprobe_gdb.dispatch.trampoline.pads import Kind
 from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.record_format import FENTRY_BYTES
@@ -28,6 +28,7 @@ from fprobe_gdb.dispatch.trampoline.returns import HookedCall, Returns
 from fprobe_gdb.dispatch.trampoline.run_state import RunState
 from fprobe_gdb.dispatch.trampoline.sites import SitePlan, Sites
 from fprobe_gdb.dispatch.trampoline.slots import (
+    FRAME_OFFSET,
     HEADER_OFFSET,
     Slots,
     SlotWords,
@@ -38,14 +39,15 @@ from fprobe_gdb.errors import PlantRefused
 from fprobe_gdb.events import MissReason
 from fprobe_gdb.probe.core import ProbeCore
 from fprobe_gdb.probe.hit import Hit
-from fprobe_gdb.probe.regs import PtRegs, Side
+from fprobe_gdb.probe.regs import PtRegs, Side, behind_frame
 from fprobe_gdb.registers import Registers
 
 __all__ = ["Hits"]
 
 _T = TypeVar("_T")
 _EXIT = int(Kind.EXIT)
-_ENTRY_SIDE, _EXIT_SIDE = Side.ENTRY, Side.EXIT
+_EXIT_SIDE = Side.EXIT
+_regs_of = PtRegs.from_buffer_copy
 
 
 class Hits:
@@ -100,9 +102,9 @@ class Hits:
             if returns.begin <= slot_word < returns.end:
                 hooked, ret_ip = returns.look_through(slot_word)
             ip = plan.ip
-            behind = plan.behind or ip + skip_length(self._planter.own(ip))
-            regs = PtRegs(said, _ENTRY_SIDE, behind, ret_ip)
-            hit = PadHit(slot, said, use, ip, ret_ip, frame, task, preempt_count, regs, clock)
+            behind = plan.behind_frame or behind_frame(Side.ENTRY, ip + skip_length(self._planter.own(ip)))
+            regs = _regs_of(said + behind, FRAME_OFFSET)
+            hit = pad_hit(slot, said, use, ip, ret_ip, frame, task, preempt_count, regs, clock)
             self._entry(hit, plan, hooked)
         # Whatever was read is of the past now; the vCPU does not wait for that.
         self._run_state.epoch += 1
@@ -146,7 +148,7 @@ class Hits:
 
     # Handlers have changed something, or the function touches text and its work is done.
     def _go_elsewhere(self, plan: SitePlan, hit: PadHit, new_ret: int | None) -> None:
-        slot_word, writes = hit.slot_word, hit.regs.take_effective_writes()
+        slot_word, writes = hit.slot_word, hit.regs.take_effective_writes(hit.ret_ip)
         to, sp = writes.pop("ip", None), writes.pop("sp", None)
         if sp is not None:
             # The call is skipped: its return happens now, through the stub where somebody waits for it.
@@ -181,10 +183,10 @@ class Hits:
             self._slots.answer(slot, use)
             return
         ret_addr = call.ret_addr
-        regs = PtRegs(said, _EXIT_SIDE, ret_addr, ret_addr)
-        hit = PadHit(slot, said, use, ret_addr, ret_addr, call.frame, task, preempt_count, regs, self._clock)
+        regs = _regs_of(said + behind_frame(_EXIT_SIDE, ret_addr), FRAME_OFFSET)
+        hit = pad_hit(slot, said, use, ret_addr, ret_addr, call.frame, task, preempt_count, regs, self._clock)
         self._give(self._core.exit, hit)
-        writes = regs.take_effective_writes() if regs.written else None
+        writes = regs.take_effective_writes(ret_addr) if regs.written else None
         self._returns.free(call)
         self._finish(hit, call.slot_word, None, writes)
 

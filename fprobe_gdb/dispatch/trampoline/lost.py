@@ -73,7 +73,7 @@ class LostCalls:
         self._late[planted] -= late
         if lost > late:
             ip = self._stubs.ip_of(planted | _UPPER)
-            regs = PtRegs.of(dict.fromkeys(REGISTERS, 0), Side.ENTRY, ip, 0)
+            regs = PtRegs.of(dict.fromkeys(REGISTERS, 0), Side.ENTRY, ip)
             hit = KnownHit(ip, 0, 0, 0, 0, regs, time_ns=self._clock.last_ns, calls=lost - late)
             self._core.lose(hit, MissReason.HOST_AWAY)
 

@@ -9,46 +9,36 @@ from fprobe_gdb.errors import StateError
 from fprobe_gdb.probe.recursion import IN_INTERRUPT_MASK, Context, context_of
 from fprobe_gdb.probe.regs import PtRegs
 
-__all__ = ["Handled", "PadHit"]
+__all__ = ["Handled", "PadHit", "pad_hit"]
+
+_new = object.__new__
+_NORMAL = Context.NORMAL
 
 
 class PadHit(SlotWords):
-    """A :class:`~fprobe_gdb.probe.hit.Hit`, with the slot that has to be answered."""
+    """A :class:`~fprobe_gdb.probe.hit.Hit`, with the slot that has to be answered. Made by :func:`pad_hit`."""
+
+    __slots__ = (
+        "_clock", "_moved", "_state", "_time_ns", "context", "frame", "ip", "regs", "ret_ip", "task", "use",
+    )  # fmt: skip
+
+    ip: int
+    ret_ip: int
+    frame: int
+    task: int
+    regs: PtRegs
+    context: Context
+    #: Which use of the slot it is.
+    use: int
+    _clock: HitClock
+    # Set when somebody asks.
+    _time_ns: int | None
+    _state: CpuState | None
+    # Where a function that a handler called has ended on another vCPU.
+    _moved: Posted | None
 
     #: See :class:`~fprobe_gdb.probe.hit.Hit`.
     calls = 1
-    #: The same.
-    context = Context.NORMAL
-    # Set when somebody asks.
-    _time_ns: int | None = None
-    _state: CpuState | None = None
-    # Where a function that a handler called has ended on another vCPU.
-    _moved: Posted | None = None
-
-    def __init__(
-        self,
-        slot: int,
-        said: bytes,
-        use: int,
-        ip: int,
-        ret_ip: int,
-        frame: int,
-        task: int,
-        preempt_count: int,
-        regs: PtRegs,
-        clock: HitClock,
-    ) -> None:
-        self.slot = slot
-        self.said = said
-        self.use = use
-        self.ip = ip
-        self.ret_ip = ret_ip
-        self.frame = frame
-        self.task = task
-        self.regs = regs
-        if preempt_count & IN_INTERRUPT_MASK:
-            self.context = context_of(preempt_count)
-        self._clock = clock
 
     @property
     def kprobe_running(self) -> bool:
@@ -103,3 +93,31 @@ class Handled(list[PadHit]):
         if not self:
             raise StateError("this", "not in a handler", "in a handler")
         return self[-1].state
+
+
+def pad_hit(
+    slot: int,
+    said: bytes,
+    use: int,
+    ip: int,
+    ret_ip: int,
+    frame: int,
+    task: int,
+    preempt_count: int,
+    regs: PtRegs,
+    clock: HitClock,
+) -> PadHit:
+    """A hit of what was taken of its slot. (A constructor would take twice as long.)"""
+    hit = _new(PadHit)
+    hit.slot = slot
+    hit.said = said
+    hit.use = use
+    hit.ip = ip
+    hit.ret_ip = ret_ip
+    hit.frame = frame
+    hit.task = task
+    hit.regs = regs
+    hit.context = context_of(preempt_count) if preempt_count & IN_INTERRUPT_MASK else _NORMAL
+    hit._clock = clock
+    hit._time_ns = hit._state = hit._moved = None
+    return hit

@@ -14,6 +14,7 @@ from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
 from fprobe_gdb.dispatch.trampoline.text_guard import TextGuard
 from fprobe_gdb.errors import PlantRefused
 from fprobe_gdb.probe.core import ProbeCore
+from fprobe_gdb.probe.regs import Side, behind_frame
 
 __all__ = ["SitePlan", "Sites"]
 
@@ -24,8 +25,9 @@ class SitePlan:
 
     #: The location.
     ip: int
-    #: Behind its fentry instruction; 0 where that is another one, which the guest may change.
-    behind: int
+    #: What regs have behind the registers of a hit, see :func:`~fprobe_gdb.probe.regs.behind_frame`; nothing where the
+    #: location is not an fentry instruction but another one, which the guest may change.
+    behind_frame: bytes
     #: Its tasks run for the last time.
     ends_task: bool
     #: Who else listens.
@@ -129,7 +131,7 @@ class Sites:
 
     def _plan(self, planted: int) -> SitePlan:
         ip = self._stubs.ip_of(planted)
-        behind = ip + FENTRY_BYTES if ip == planted else 0
+        behind = behind_frame(Side.ENTRY, ip + FENTRY_BYTES) if ip == planted else b""
         ends_task, listener = ip == self.task_dead_ip, self._watched.get(ip)
         is_ours = ends_task or listener is not None
         return SitePlan(ip, behind, ends_task, listener, ip in self._guard.ips, is_ours)

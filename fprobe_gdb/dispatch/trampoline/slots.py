@@ -15,7 +15,7 @@ from fprobe_gdb.probe.regs import FRAME_REGISTERS
 from fprobe_gdb.registers import MASK64
 from fprobe_gdb.target.guest_ram import GuestRam
 
-__all__ = ["HEADER_OFFSET", "Posted", "SlotRegisters", "SlotWords", "Slots", "unpack_header"]
+__all__ = ["FRAME_OFFSET", "HEADER_OFFSET", "Posted", "SlotRegisters", "SlotWords", "Slots", "unpack_header"]
 
 # Members of enumerations are slow to look up, and these are needed at each hit.
 _POSTED, _LEAVING, _ANSWERED_STATE = int(State.POSTED), int(State.LEAVING), int(State.ANSWERED)
@@ -34,10 +34,12 @@ _GLANCES = 16
 
 _OFFSETS: dict[str, int] = {name: Field.REGISTERS + 8 * index for index, name in enumerate(SLOT_REGISTERS)}
 _OFFSETS |= {"sp": int(Field.SP), "ip": int(Field.IP), "flags": int(Field.FLAGS)}
-assert [_OFFSETS[name] for name in FRAME_REGISTERS] == list(range(Field.SP, Field.ACTION, 8))
+assert [_OFFSETS[name] for name in FRAME_REGISTERS] == list(range(Field.SP, _SAID_BYTES, 8))
 
 _HEADER = (Field.USE, Field.KIND, Field.IP, Field.RET_IP, Field.TASK, Field.PREEMPT_COUNT, Field.SP)
 assert list(_HEADER) == list(range(HEADER_OFFSET, Field.FLAGS, 8))
+#: ``PtRegs.from_buffer_copy(said + behind_frame(...), FRAME_OFFSET)``: a handler's regs.
+FRAME_OFFSET = int(Field.SP)
 #: ``unpack_header(said, HEADER_OFFSET)``: what is wanted of every hit, from USE to SP.
 unpack_header = struct.Struct(f"<{len(_HEADER)}Q").unpack_from
 
@@ -79,6 +81,8 @@ class SlotWords:
     :param said: what :meth:`Slots.take` gave.
     """
 
+    __slots__ = ("said", "slot")
+
     def __init__(self, slot: int, said: bytes) -> None:
         self.slot = slot
         self.said = said
@@ -101,6 +105,8 @@ class SlotWords:
 
 class Posted(SlotWords):
     """A hit that waits for us, as its pad sees it."""
+
+    __slots__ = ()
 
     ip = SlotWords.planted
     sp = _word(Field.SP, "The stack pointer when the function was entered, or when it has returned.")

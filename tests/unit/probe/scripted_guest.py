@@ -122,9 +122,9 @@ class ScriptedGuest:
         call.vcpu["sp"] = self._sp[call.task, call.context] = call.frame + 8
         self.plant()
         if call.ret_ip in self.returns and self.core.is_exit(call.task, call.frame, call.ret_ip):
-            regs = PtRegs.of(call.vcpu, Side.EXIT, call.ret_ip, call.ret_ip)
+            regs = PtRegs.of(call.vcpu, Side.EXIT, call.ret_ip)
             self.core.exit(self._hit(call, call.ret_ip, regs))
-            call.vcpu.update(regs.take_effective_writes())
+            call.vcpu.update(regs.take_effective_writes(call.ret_ip))
         self.plant()
         return call.vcpu["ax"]
 
@@ -152,9 +152,9 @@ class ScriptedGuest:
         self.plant()
         location = self.kernel.ip(call.name)
         if location in self.sites:
-            regs = PtRegs.of(call.vcpu, Side.ENTRY, location + 5, call.ret_ip)
+            regs = PtRegs.of(call.vcpu, Side.ENTRY, location + 5)
             self.core.entry(self._hit(call, location, regs))
-            call.vcpu.update(regs.take_effective_writes())
+            call.vcpu.update(regs.take_effective_writes(call.ret_ip))
             call.overridden = regs.overridden
         self.plant()
 

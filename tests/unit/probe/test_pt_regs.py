@@ -17,7 +17,7 @@ LOCATION_BEHIND, RET_ADDR = 0x9005, 0x7000
 
 
 def regs_at(side: Side) -> PtRegs:
-    return PtRegs.of(VCPU, side, LOCATION_BEHIND if side is Side.ENTRY else RET_ADDR, RET_ADDR)
+    return PtRegs.of(VCPU, side, LOCATION_BEHIND if side is Side.ENTRY else RET_ADDR)
 
 
 @pytest.mark.parametrize("side", Side)
@@ -63,21 +63,21 @@ def test_write_is_seen_by_later_handlers_and_takes_effect_where_the_kernel_resto
     regs = regs_at(side)
     setattr(regs, name, 0xABCDEF)
     assert getattr(regs, name) == 0xABCDEF
-    assert regs.take_effective_writes() == ({name: 0xABCDEF} if name in EFFECTIVE[side] else {})
+    assert regs.take_effective_writes(RET_ADDR) == ({name: 0xABCDEF} if name in EFFECTIVE[side] else {})
 
 
 @pytest.mark.parametrize("side", Side)
 def test_unwritten_registers_are_not_sent_to_the_guest(side: Side) -> None:
     regs = regs_at(side)
     regs.di = VCPU["di"]
-    assert regs.take_effective_writes() == {}
+    assert regs.take_effective_writes(RET_ADDR) == {}
 
 
 def test_written_values_are_unsigned_64_bits() -> None:
     regs = regs_at(Side.EXIT)
     regs.ax = -22
     regs.dx = 1 << 64 | 5
-    assert regs.take_effective_writes() == {"ax": (1 << 64) - 22, "dx": 5}
+    assert regs.take_effective_writes(RET_ADDR) == {"ax": (1 << 64) - 22, "dx": 5}
 
 
 def test_unknown_register_is_an_AttributeError_that_lists_the_known_ones() -> None:
@@ -98,7 +98,7 @@ def test_copy_is_a_snapshot_that_later_writes_do_not_reach(copied: Callable[[PtR
     regs.di = 1
     kept.si = 2
     assert (kept.di, regs.si, kept.side) == (VCPU["di"], VCPU["si"], Side.ENTRY)
-    assert regs.take_effective_writes() == {"di": 1}
+    assert regs.take_effective_writes(RET_ADDR) == {"di": 1}
 
 
 # Section: override_return
@@ -109,28 +109,28 @@ def test_override_return_at_entry_pops_the_slot_and_goes_to_the_return_address()
     assert not regs.overridden
     regs.override_return(-1)
     assert regs.overridden
-    assert regs.take_effective_writes() == {"ax": (1 << 64) - 1, "ip": RET_ADDR, "sp": VCPU["sp"] + 8}
+    assert regs.take_effective_writes(RET_ADDR) == {"ax": (1 << 64) - 1, "ip": RET_ADDR, "sp": VCPU["sp"] + 8}
 
 
 def test_override_return_keeps_other_writes_but_not_ip_and_sp() -> None:
     regs = regs_at(Side.ENTRY)
     regs.di, regs.sp, regs.ip, regs.r11 = 1, 2, 3, 4
     regs.override_return(VCPU["ax"])
-    assert regs.take_effective_writes() == {"di": 1, "ip": RET_ADDR, "sp": VCPU["sp"] + 8}
+    assert regs.take_effective_writes(RET_ADDR) == {"di": 1, "ip": RET_ADDR, "sp": VCPU["sp"] + 8}
 
 
 def test_override_return_by_a_later_handler_wins() -> None:
     regs = regs_at(Side.ENTRY)
     regs.override_return(1)
     regs.override_return(2)
-    assert regs.take_effective_writes()["ax"] == 2
+    assert regs.take_effective_writes(RET_ADDR)["ax"] == 2
 
 
 def test_override_return_at_exit_is_a_written_ax() -> None:
     regs = regs_at(Side.EXIT)
     regs.override_return(5)
     assert not regs.overridden
-    assert regs.take_effective_writes() == {"ax": 5}
+    assert regs.take_effective_writes(RET_ADDR) == {"ax": 5}
 
 
 def test_override_return_skips_the_function_and_exit_handlers_see_the_value(guest: ScriptedGuest) -> None:
