@@ -146,6 +146,17 @@ def test_each_way_of_showing_a_word(guest: Callable[..., Kernel]) -> None:
     assert any(str(key[1]).startswith("0xffff") for key in keys[1])
 
 
+def test_the_agents_reads_do_not_look_like_those_of_a_command(guest: Callable[..., Kernel]) -> None:
+    """A command comes through the agent's port in pieces of any size, one byte among them."""
+    k = guest(kernel="6.1", smp=2, dispatch="trampoline")
+    ips = list(select(k.records, ["vfs_read"]))
+    found = by_pads(k, ips, Questions(count_by=("comm",)), "true" + " " * 3000)
+    (by_comm,) = found.aggregates
+    assert isinstance(by_comm, CountBy)
+    assert "dd" not in {comm for comm, *_ in (key for key, _ in by_comm.rows())}
+    assert found.hits > 1
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_known_counts_of_two_busy_cpus(guest: Callable[..., Kernel], kernel: str) -> None:
     k = guest(kernel=kernel, smp=2, dispatch="trampoline")

@@ -24,7 +24,7 @@ from fprobe_gdb.dispatch.trampoline.pad_hit import Handled, PadHit, pad_hit
 from fprobe_gdb.dispatch.trampoline.pads import Kind
 from fprobe_gdb.dispatch.trampoline.planter import Planter
 from fprobe_gdb.dispatch.trampoline.record_format import FENTRY_BYTES
-from fprobe_gdb.dispatch.trampoline.returns import HookedCall, Returns
+from fprobe_gdb.dispatch.trampoline.returns import Returns
 from fprobe_gdb.dispatch.trampoline.run_state import RunState
 from fprobe_gdb.dispatch.trampoline.sites import SitePlan, Sites
 from fprobe_gdb.dispatch.trampoline.slots import (
@@ -84,6 +84,7 @@ class Hits:
         #: The host's clock when the last hit was answered, in nanoseconds.
         self.answered_ns = 0
 
+    # An entry is handled here and in few calls, each of which costs as much as a register that a handler reads.
     def handle(self, slot: int) -> None:
         """Handle the hit in a posted slot, unless its pad has just given up."""
         said = self._slots.take(slot)
@@ -105,39 +106,35 @@ class Hits:
             behind = plan.behind_frame or behind_frame(Side.ENTRY, ip + skip_length(self._planter.own(ip)))
             regs = _regs_of(said + behind, FRAME_OFFSET)
             hit = pad_hit(slot, said, use, ip, ret_ip, frame, task, preempt_count, regs, clock)
-            self._entry(hit, plan, hooked)
+            awaited, handled = None, self.handled
+            if returns.left:
+                handled.append(hit)
+                try:
+                    awaited = self._core.entry(hit)
+                except BaseException as error:
+                    self._outcome.fail_unless_gone(error)
+                finally:
+                    handled.pop()
+            else:
+                self._core.lose(hit, MissReason.HOST_AWAY)
+            if plan.is_ours:
+                awaited = self._listen(plan, hit)
+            new_ret = self._hook(hit) if awaited and hooked is None else None
+            if plan.is_guarded or regs.written:
+                self._go_elsewhere(plan, hit, new_ret)
+            elif (
+                # Most hits end here.
+                self._outcome.ends
+                or self._sites_touched
+                or clock.waits_matter
+                or not self._slots.answer(slot, hit.use, None, new_ret)
+            ):
+                self._finish(hit, None, new_ret)
         # Whatever was read is of the past now; the vCPU does not wait for that.
         self._run_state.epoch += 1
         self.answered_ns = now_ns = monotonic_ns()
         if not self.handled:
             self.host_ns += now_ns - started_ns
-
-    def _entry(self, hit: PadHit, plan: SitePlan, hooked: HookedCall | None) -> None:
-        awaited = None
-        if self._returns.left:
-            handled = self.handled
-            handled.append(hit)
-            try:
-                awaited = self._core.entry(hit)
-            except BaseException as error:
-                self._outcome.fail_unless_gone(error)
-            finally:
-                handled.pop()
-        else:
-            self._core.lose(hit, MissReason.HOST_AWAY)
-        if plan.is_ours:
-            awaited = self._listen(plan, hit)
-        new_ret = self._hook(hit) if awaited and hooked is None else None
-        if plan.is_guarded or hit.regs.written:
-            self._go_elsewhere(plan, hit, new_ret)
-        elif (
-            # Most hits end here.
-            self._outcome.ends
-            or self._sites_touched
-            or self._clock.waits_matter
-            or not self._slots.answer(hit.slot, hit.use, None, new_ret)
-        ):
-            self._finish(hit, None, new_ret)
 
     def _hook(self, hit: PadHit) -> int | None:
         if self._returns.left:
