@@ -21,7 +21,7 @@ from pathlib import Path
 from fprobe_gdb.errors import MemoryFault, RamElsewhere, RamForbidden, RamNotFound, RamUnseen, RamUntold
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.guest_ram import GuestRam
-from fprobe_gdb.target.page_table import FOUR_GIB, FRAME, HUGE, PAGE_BYTES, PRESENT
+from fprobe_gdb.target.page_table import FOUR_GIB, FRAME, HUGE, PAGE_BYTES, PRESENT, SHIFTS
 from fprobe_gdb.target.process_ram import ProcessRam
 
 __all__ = ["Mapping", "RamLayout", "find_ram", "parse_maps", "peer_pid", "ram_layout"]
@@ -193,13 +193,19 @@ def _anywhere(layout: RamLayout) -> Sequence[int]:
     return [at if at < layout.low_bytes else at - layout.low_bytes + FOUR_GIB for at in offsets]
 
 
-# Page tables that are in use, breadth first.
+# Page tables that hold something, breadth first. Of those that a root leads to most are empty: Linux sets them aside
+# for vmalloc() (arch/x86/mm/init_64.c, preallocate_vmalloc_pages(), since 5.9).
 def _tables(target: Target) -> Sequence[int]:
-    tables = [target.registers(vcpu)["cr3"] & FRAME for vcpu in target.vcpus[:_TABLES]]
-    for table in tables:
-        entries = memoryview(target.read_physical(table, PAGE_BYTES)).cast("Q")
-        there = [entry & FRAME for entry in entries if entry & (PRESENT | HUGE) == PRESENT]
-        tables += there[: _TABLES - len(tables)]
-        if len(tables) >= _TABLES:
-            break
-    return tables
+    found: list[int] = []
+    level = list(dict.fromkeys(target.registers(vcpu)["cr3"] & FRAME for vcpu in target.vcpus))
+    for _ in SHIFTS:
+        following: dict[int, None] = {}
+        for table in level:
+            entries = memoryview(target.read_physical(table, PAGE_BYTES)).cast("Q")
+            if any(entries):
+                found.append(table)
+                if len(found) == _TABLES:
+                    return found
+            following |= dict.fromkeys(entry & FRAME for entry in entries if entry & (PRESENT | HUGE) == PRESENT)
+        level = list(following)
+    return found

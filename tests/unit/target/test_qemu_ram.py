@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
 import struct
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 
 from fprobe_gdb.errors import MemoryFault, RamElsewhere, RamForbidden, RamOutOfReach, RamUnseen, RamUntold, TargetLost
+from fprobe_gdb.target import qemu_ram
+from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.fake import FakeTarget
 from fprobe_gdb.target.guest_ram import GuestRam
+from fprobe_gdb.target.page_table import PRESENT
 from fprobe_gdb.target.process_ram import ProcessRam, RamView
 from fprobe_gdb.target.qemu_ram import Mapping, RamLayout, find_ram, parse_maps, ram_layout
 
@@ -148,3 +153,56 @@ def test_a_process_that_may_not_be_traced(monkeypatch: pytest.MonkeyPatch) -> No
         RamForbidden, match=r"/proc/\d+/mem cannot be opened \(Operation not permitted\): .*ptrace_scope"
     ):
         find_ram(os.getpid(), FakeTarget())
+
+
+class Guest:
+    """One CPU, whose root leads to many tables that are empty, as Linux has them, and to few others."""
+
+    vcpus = (0,)
+    name = "made up"
+
+    def __init__(self) -> None:
+        self.ram = bytearray(LAYOUT.size_bytes)
+        self.reads = 0
+        root = 16 * PAGE
+        empty = [32 * PAGE + PAGE * number for number in range(64)]
+        full = [128 * PAGE + PAGE * number for number in range(2)]
+        self._table(root, [*empty, *full])
+        for number, table in enumerate(full):
+            self._table(table, [(160 + 16 * number + index) * PAGE for index in range(6)])
+            for index in range(6):
+                self._table((160 + 16 * number + index) * PAGE, [(256 + index) * PAGE])
+
+    def _table(self, at: int, entries: list[int]) -> None:
+        for index, entry in enumerate(entries):
+            self.ram[at + 8 * index : at + 8 * index + 8] = (entry | PRESENT).to_bytes(8, "little")
+
+    def registers(self, vcpu: int) -> dict[str, int]:
+        return {"cr3": 16 * PAGE | 5}
+
+    def read_physical(self, addr: int, size_bytes: int) -> bytes:
+        self.reads += 1
+        return bytes(self.ram[addr : addr + size_bytes])
+
+
+LAYOUT = RamLayout(4 << 20, 4 << 20)
+
+
+def test_ram_that_is_empty_but_for_page_tables_is_known() -> None:
+    """Nearly all of a guest that has just booted is empty: the tables tell, and there are enough that do."""
+    guest = Guest()
+    ram = GuestRam(_memory(guest.ram))
+    assert qemu_ram._difference(ram, cast(Target, guest), LAYOUT) == ""
+    assert guest.reads < 150
+    other = bytearray(guest.ram)
+    other[160 * PAGE] ^= 2
+    assert qemu_ram._difference(GuestRam(_memory(other)), cast(Target, guest), LAYOUT) == "another page is at 0xa0000"
+    guest.ram[:] = bytes(LAYOUT.size_bytes)
+    empty = GuestRam(_memory(guest.ram))
+    assert qemu_ram._difference(empty, cast(Target, guest), LAYOUT) == "too little is in it to tell"
+
+
+def _memory(data: bytes | bytearray) -> mmap.mmap:
+    memory = mmap.mmap(-1, len(data))
+    memory[:] = bytes(data)
+    return memory
