@@ -11,9 +11,15 @@ from emu.deadline import Deadline
 from emu.machine import Machine
 from emu.spec import MachineSpec
 from fprobe_gdb import Kernel
+from fprobe_gdb.dispatch.base import RunEnd
+from fprobe_gdb.events import EntryEvent
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.kernel.patched_text import PatchedText
+from fprobe_gdb.session.probe_event_runner import events_for
+from fprobe_gdb.session.record_tracer import RecordTracer
+from fprobe_gdb.session.recorded_events import recorded_events
 from images.initramfs import build
+from tests.integration.list_sink import ListSink
 
 __all__ = ["BUSY", "NOT_BUSY", "PAGE_BYTES", "Stranger"]
 
@@ -59,6 +65,22 @@ class Stranger:
 
     def shell(self, command: str) -> str:
         return self.machine.agent.run(command, Deadline(120)).output.decode()
+
+    def opened(self, command: str) -> set[str]:
+        """Names of files that are opened while a command runs, of dentries and as its processes give them; recorded."""
+        with self.attach(recording=True) as k:
+            events = events_for(k)
+            events.add("f:names/dentry vfs_open name=path->dentry->d_name.name:string")
+            events.add("f:names/user do_sys_openat2 name=+0(filename):ustring")
+            sink = ListSink()
+            tracer = RecordTracer(k, sink, events=recorded_events(k, events))
+            tracer.register([])
+            running = self.machine.agent.start(command)
+            assert k.run(timeout_sec=120, until=self.ended(running)) is RunEnd.DONE
+            summary = tracer.finish("done", None)
+        assert (summary.lost, summary.missed) == (0, 0)
+        hits = [event for event in sink.events if isinstance(event, EntryEvent)]
+        return {event.fields[0].value for event in hits if event.fields}
 
     def ended(self, running: RunningCommand) -> Callable[[], bool]:
         def done() -> bool:

@@ -210,6 +210,7 @@ def test_isolated_page_tables(tmp_path: Path) -> None:
         guest.shell(f"{SPIN}\n{SPIN}")
         before, free_mib = guest.text(), guest.free_mib()
         record_all_functions(guest)
+        assert guest.opened("cat /etc/motd") >= {"motd", "/etc/motd"}
         with guest.attach(backend="gdb") as k:
             probe = Fprobe(lambda *_: None)
             k.register_fprobe(probe, "__x64_sys_personality")

@@ -99,11 +99,12 @@ def test_a_guest_of_others_lends_and_gets_back(kernel: str, tmp_path: Path) -> N
             running = machine.agent.start("workload pipe 10")
             assert k.run(timeout_sec=120, until=guest.ended(running)) is RunEnd.DONE
             summary = tracer.finish("done", None)
+        assert guest.opened("cat /etc/motd") >= {"motd", "/etc/motd"}
         assert (probe.hits, probe.exits, probe.nmissed, probe.lost) == (count.entries, count.exits, 0, 0)
         assert len(functions) > 25_000
         assert summary.hits > 1000
         # These kernels patch some of their text by themselves, seconds after they are up (7.3: a branch on the clock).
         after = guest.text()
         assert [after[at : at + 5] for at in places] == [before[at : at + 5] for at in places]
-        assert after[-PAGE_BYTES:] == before[-PAGE_BYTES:]
-        assert guest.free_mib() >= free_mib - 3, "the zone takes 28"
+        assert after[-2 * PAGE_BYTES :] == before[-2 * PAGE_BYTES :]
+        assert guest.free_mib() >= free_mib - 3, "the zone takes 36"
