@@ -275,7 +275,7 @@ class ProbeCore:
         task, in_flight = hit.task, self._in_flight
         # DIFFERS: a new frame above old nodes of the same stack: their calls were cut off and never return. The kernel
         # keeps them, warns at the next return, and calls no handlers there.
-        if task in in_flight and (below := self._stacks.take_below(task, hit.frame)):
+        if in_flight and task in in_flight and (below := self._stacks.take_below(task, hit.frame)):
             self._recycle(below)
         at_site = self._at_site.get(hit.ip)
         if not at_site:
@@ -284,7 +284,7 @@ class ProbeCore:
             self._callback(at_site[0], hit)
         else:
             self._list_func(at_site, hit)
-        return task in in_flight and self._stacks.any_at_frame(task, hit.frame, hit.ret_ip)
+        return bool(in_flight) and self._stacks.any_at_frame(task, hit.frame, hit.ret_ip)
 
     # arch_ftrace_ops_list_func().
     def _list_func(self, at_site: tuple[_Ops, ...], hit: Hit) -> None:
@@ -401,15 +401,15 @@ class ProbeCore:
         fprobe = ops.fprobe
         if fprobe.flags & FPROBE_FL_DISABLED:
             return
-        task, taken = hit.task, self._taken
-        if task in taken:
+        task, taken, bit = hit.task, self._taken, None
+        if taken:
             bit = self._guard.trylock(task, hit.context)
             if bit is None:
                 self._missed(fprobe, hit.ip, hit, MissReason.RECURSION)
                 return
         else:
             # What trylock() does nearly always, without what a call costs.
-            taken[task] = bit = 1 << hit.context
+            taken[task] = 1 << hit.context
         try:
             if ops.shared_with_kprobes:
                 self._kprobe_handler(ops, hit)
@@ -421,8 +421,8 @@ class ProbeCore:
             else:
                 self._handle_entry(ops, hit)
         finally:
-            # The same for unlock().
-            if taken[task] == bit:
+            if bit is None:
+                # The same for unlock(): whoever took a bit meanwhile has given it back.
                 del taken[task]
             else:
                 self._guard.unlock(task, bit)

@@ -112,11 +112,11 @@ class Serving:
 
     # Handle the next hit, if it comes soon.
     def _serve_hit(self, looks: int) -> bool:
-        look = self._slots.look
+        look, handle = self._slots.look, self._hits.handle
         for _ in range(looks):
             slot = look()
             if slot is not None:
-                self._hits.handle(slot)
+                handle(slot)
                 return True
         return False
 
