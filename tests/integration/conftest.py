@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from fprobe_gdb import Kernel
+from fprobe_gdb.kernel.knowledge import KernelKnowledge
+from fprobe_gdb.session.options import BootOptions
 
 CATALOG = ("6.1", "6.12")
 
 
 class GuestPool:
-    """Boots a guest at its first use and keeps the last few: two cores do not serve many idle guests."""
+    """Boots a guest at its first use and keeps the last few. Between tests they are stopped, and cost memory alone."""
 
-    LIMIT = 3
+    # As many as a file needs by turns: two kernels, two backends, two dispatches. 230 MB each.
+    LIMIT = 8
 
     def __init__(self) -> None:
-        self._guests: dict[tuple[tuple[str, object], ...], Kernel] = {}
+        self._guests: dict[str, Kernel] = {}
+        self._knowledge: dict[Path, KernelKnowledge] = {}
 
-    def get(self, **options: object) -> Kernel:
+    def get(self, **fields: object) -> Kernel:
         """A guest booted with these options, alive and without probes."""
-        key = tuple(sorted(options.items()))
+        options = BootOptions(**fields)  # type: ignore[arg-type]
+        # What is said and what is so by default is the same guest.
+        key = repr(options)
         k = self._guests.pop(key, None)
         if k is not None and k.machine.poll() is not None:
             k.close()
@@ -29,9 +36,14 @@ class GuestPool:
         if k is None:
             while len(self._guests) >= self.LIMIT:
                 self._guests.pop(next(iter(self._guests))).close()
-            k = Kernel.boot(**options)  # type: ignore[arg-type]
+            k = Kernel.boot(options=options, knowledge=self._known(options.kernel_path()))
         self._guests[key] = k
         return k
+
+    def _known(self, path: Path) -> KernelKnowledge:
+        if path not in self._knowledge:
+            self._knowledge[path] = KernelKnowledge.load(path)
+        return self._knowledge[path]
 
     def close(self) -> None:
         for k in self._guests.values():

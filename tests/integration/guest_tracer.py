@@ -33,7 +33,7 @@ _EVENT = re.compile(r"^(?P<event>\w+): \((?P<where>[^)]*)\)(?P<fields>.*)$")
 _FIELD = re.compile(r"(\w+)=(\S+)")
 _COUNTS = re.compile(r"^# entries-in-buffer/entries-written: (\d+)/(\d+)", re.MULTILINE)
 
-#: Removes every trace of tracing.
+#: Removes every trace of tracing: all is as after a boot, but for the size of the buffer.
 _RESET = f"""cd {TRACING}
 echo 0 >tracing_on
 echo nop >current_tracer
@@ -42,6 +42,7 @@ echo nop >current_tracer
 : >set_ftrace_filter
 echo global >trace_clock
 : >trace
+echo 1 >tracing_on
 """
 
 
@@ -116,7 +117,7 @@ def tracing(
     :param events: definitions for ``dynamic_events``, in the group :data:`GROUP`.
     :param clock: a word of ``trace_clock``.
     """
-    setup = [_RESET, f"echo {_BUFFER_KIB} >buffer_size_kb", f"echo {clock} >trace_clock"]
+    setup = [_RESET, "echo 0 >tracing_on", f"echo {_BUFFER_KIB} >buffer_size_kb", f"echo {clock} >trace_clock"]
     setup += [f"echo {name} >>set_ftrace_filter" for name in functions]
     setup += [f"echo '{definition}' >>dynamic_events" for definition in events]
     setup += [f"echo 1 >events/{GROUP}/enable"] if events else []
