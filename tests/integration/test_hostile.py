@@ -98,9 +98,8 @@ def test_agent_is_killed_by_the_command() -> None:
     [
         ("echo c > /proc/sysrq-trigger", "the guest's kernel panicked", "sysrq triggered crash"),
         ("poweroff -f", "powered off or rebooted from inside", "reboot: Power down"),
-        ("reboot -f", "powered off or rebooted from inside", "reboot: Restarting system"),
     ],
-    ids=["panic", "poweroff", "reboot"],
+    ids=["panic", "poweroff"],
 )
 def test_guest_ends_while_traced(command: str, message: str, console: str) -> None:
     """Exit 4, the reason and the last console lines on standard error, and the summary all the same."""
@@ -253,9 +252,9 @@ def test_second_interrupt_ends_an_endless_handler(tmp_path: Path) -> None:
 
 def test_command_that_never_ends() -> None:
     """--timeout: exit 5, the command named, the summary."""
-    outcome = run_tool(*TRACE, "--timeout", "3", "--", "echo started; sleep 1000000")
+    outcome = run_tool(*TRACE, "--timeout", "1", "--", "echo started; sleep 1000000")
     assert outcome.status == 5, outcome
-    assert "'echo started; sleep 1000000' has not ended after 3 s" in outcome.err
+    assert "'echo started; sleep 1000000' has not ended after 1 s" in outcome.err
     assert "ended: timeout" in outcome.out
 
 

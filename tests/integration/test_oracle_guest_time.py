@@ -15,7 +15,7 @@ from tests.integration.guest_tracer import GROUP, Record, run, tracing
 pytestmark = pytest.mark.qemu
 
 FUNCTION = "vfs_fallocate"
-CALLS = 20
+CALLS = 10
 WORKLOAD = f"workload args {CALLS}"
 PAUSE_SEC = 0.05
 PAUSE_NS = int(PAUSE_SEC * 1e9)
@@ -37,7 +37,7 @@ def durations_ns(seen: list[Seen]) -> list[int]:
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_durations_do_not_grow_with_the_cost_of_handlers(guest: Callable[..., Kernel], name: str) -> None:
-    """Twenty calls whose entry handler takes 50 ms of the host's time last as long as twenty where it takes none."""
+    """Ten calls whose entry handler takes 50 ms of the host's time last as long as ten where it takes none."""
     k = guest_of(guest, name)
     found = {}
     host_sec = {}
@@ -74,7 +74,7 @@ def test_durations_are_those_of_the_guests_own_trace(guest: Callable[..., Kernel
     assert all(mine >= its - slack_ns for mine, its in zip(ours, theirs, strict=True))
     # What lies in between is guest code (retranslated after each stop), but no handler.
     assert median(mine - its for mine, its in zip(ours, theirs, strict=True)) < PAUSE_NS / 2
-    # From the first entry to the last: twenty handlers lie in between; a clock of another rate would show, too.
+    # From the first entry to the last: ten handlers lie in between; a clock of another rate would show, too.
     enters = [s.time_ns for s in seen if not s.is_exit]
     their_enters = [r.time_ns for r in records if r.is_call]
     mine, its = enters[-1] - enters[0], their_enters[-1] - their_enters[0]
@@ -88,7 +88,7 @@ def guest_durations_ns(records: list[Record]) -> list[int]:
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_uptime_advances_as_time_ns_does(guest: Callable[..., Kernel], name: str) -> None:
-    """``/proc/uptime`` before and after a second of handlers: the difference lies between what time_ns allows."""
+    """``/proc/uptime`` before and after half a second of handlers: the difference lies between what time_ns allows."""
     k = guest_of(guest, name)
     # Each reading of the guest's lies between two of ours.
     first = (k.time_ns, uptime_ns(k), k.time_ns)

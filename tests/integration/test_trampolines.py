@@ -106,8 +106,8 @@ def test_an_idle_guest_costs_next_to_nothing(guest: Guest) -> None:
     k = guest(dispatch="trampoline")
     fp = Fprobe(lambda *_: None)
     k.register_fprobe(fp, "vfs_symlink")
-    # The least of some: what this test session does beside it (collecting garbage) only adds.
-    assert min(_processor_time_sec(lambda: k.run(timeout_sec=1.5)) for _ in range(5)) < 0.03
+    # One of some: what this test session does beside it (collecting garbage) only adds.
+    assert any(_processor_time_sec(lambda: k.run(timeout_sec=1.5)) < 0.03 for _ in range(5))
 
 
 def _processor_time_sec(body: Callable[[], RunEnd]) -> float:
