@@ -9,6 +9,11 @@ import os
 import shutil
 
 import pytest
+from hypothesis import settings
+
+# How long a test takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 # By marker: the program that such a test runs.
 PROGRAMS = {"qemu": "qemu-system-x86_64", "gdb": "gdb"}

@@ -175,7 +175,7 @@ def test_every_structure_and_union_has_the_size_that_pahole_gives(case: Case) ->
         assert int(size) in by_tag[name]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_bytes_of_a_real_kernel_are_typed_errors(case: Case, data: st.DataObject) -> None:
     damaged = bytearray(case.raw.read_bytes())

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 import rich_click as click
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.agent import CommandResult
@@ -21,7 +21,6 @@ from fprobe_gdb.dispatch.base import RunEnd
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8)
 
 
-@settings(deadline=None)
 @given(st.lists(WORDS, min_size=2, max_size=5))
 def test_several_words_reach_the_guest_as_they_are(words: list[str]) -> None:
     assert shlex.split(shell_text(tuple(words))) == words

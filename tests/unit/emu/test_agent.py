@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from emu.agent import CHUNK_BYTES, PREFIX, Agent
@@ -93,7 +93,6 @@ def test_result_byte_by_byte(ready: Guest) -> None:
     assert (result.status, result.output) == (3, b"out\x00\xff" + PREFIX + b"no message\n")
 
 
-@settings(deadline=None)
 @given(
     output=st.lists(
         st.one_of(st.binary(max_size=20), st.just(PREFIX), st.just(PREFIX + b"END 0123 0\n"), st.just(b"\0\1em"))

@@ -66,7 +66,7 @@ def test_each_kind_reads_back() -> None:
     assert [found["bin"].links, found["bin/tool"].links] == [2, 1]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.dictionaries(st.from_regex(r"[a-z]{1,9}(/[a-z]{1,9}){0,3}", fullmatch=True), st.binary(max_size=20)))
 def test_any_set_of_files_reads_back_with_parents_first_and_unique_inodes(files: dict[str, bytes]) -> None:
     archive = Archive()

@@ -92,7 +92,7 @@ def test_every_truncation_is_an_image_error() -> None:
             KernelImage.from_bytes(VMLINUX[:size])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), min_size=1, max_size=4))
 def test_damage_gives_an_image_error_or_a_readable_image(flips: list[tuple[float, int]]) -> None:
     data = bytearray(VMLINUX)

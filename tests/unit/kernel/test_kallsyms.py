@@ -98,7 +98,7 @@ def test_every_truncation_is_an_image_error(generation: Generation) -> None:
 _DAMAGED = {name: rodata(symbols_for(g, 300), g) for name, g in GENERATIONS.items()}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     name=st.sampled_from(sorted(_DAMAGED)),
     flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), min_size=1, max_size=6),

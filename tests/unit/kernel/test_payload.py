@@ -103,7 +103,7 @@ def test_other_files_are_refused_with_the_reason(data: bytes, words: str) -> Non
         unpack(data)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     compressor=st.sampled_from(sorted(PACKERS)),
     flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(1, 255)), min_size=1, max_size=8),

@@ -5,4 +5,4 @@ from hypothesis import settings
 __all__ = ["PROPERTY"]
 
 #: A busy machine is no failure, so no example has a deadline of its own.
-PROPERTY = settings(max_examples=80, deadline=None)
+PROPERTY = settings(max_examples=80)

@@ -43,7 +43,7 @@ def ask_everything(data: bytes) -> None:
                 continue
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=6))
 def test_wrong_bytes(damage: list[tuple[int, int]]) -> None:
     data = bytearray(WHOLE)
@@ -53,7 +53,7 @@ def test_wrong_bytes(damage: list[tuple[int, int]]) -> None:
 
 
 # Whole words of small numbers hit type IDs and lengths, where single bytes seldom make sense.
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.tuples(st.integers(6, len(WHOLE) // 4 - 1), st.integers(0, 90)), min_size=1, max_size=8))
 def test_wrong_words(damage: list[tuple[int, int]]) -> None:
     data = bytearray(WHOLE)
@@ -62,7 +62,7 @@ def test_wrong_words(damage: list[tuple[int, int]]) -> None:
     ask_everything(bytes(data))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, len(WHOLE)))
 def test_truncation(length: int) -> None:
     with pytest.raises(BtfError):
