@@ -23,9 +23,11 @@ run-emu: deps  ## boot a stock Debian kernel and trace its vfs_* calls from outs
 
 # Compiled first: where Python is told to keep nothing of that (PYTHONDONTWRITEBYTECODE), each of the hundred commands
 # that tests run would compile all modules anew.
+# Files come in the order of their names: those of unit are the last, hundreds of short ones, so that neither worker waits
+# for the other in the end.
 test: deps  ## all tests, on real kernels (under 15 min)
 	$(PY) -m compileall -q emu images fprobe_gdb
-	$(PY) -m pytest -n 2 --dist loadfile
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: deps  ## ruff, ruff format, mypy --strict (10 s)
 	$(VENV)/bin/ruff check .
