@@ -229,6 +229,8 @@ class SummaryEvent:
     aggregates: tuple[Aggregate, ...] = ()
     #: Calls that filters kept out; they are in none of the counts above.
     kept_out: int = 0
+    #: Calls about which their return was to decide, and had not come at the end. They are in none of the counts above.
+    undecided: int = 0
     #: Evaluations of a filter that ran into memory which cannot be read; such calls are kept out.
     faults: int = 0
     #: CPUs of the guest.

@@ -98,6 +98,8 @@ Every object begins with ``type``. In this order:
 ``dispatch``        string          dispatch, target and breakpoint kind
 ``aggregates``      array           an object for each ``--hist`` and ``--count-by``
 ``kept_out``        integer         calls that filters kept out, which are in none of the counts above
+``undecided``       integer         calls that a filter was to judge at their return, which had not come; in none of the
+                                    counts above either
 ``faults``          integer         evaluations of a filter that ran into memory that cannot be read
 ``cpus``            integer         CPUs of the guest
 =================== =============== =====================================================================
@@ -260,6 +262,7 @@ def _summary(event: SummaryEvent) -> dict[str, object]:
         "dispatch": scalar_values(event.dispatch),
         "aggregates": [aggregate.as_dict() for aggregate in event.aggregates],
         "kept_out": event.kept_out,
+        "undecided": event.undecided,
         "faults": event.faults,
         "cpus": event.cpus,
     }

@@ -34,6 +34,8 @@ def summary_lines(summary: SummaryEvent, colors: Palette) -> Iterator[str]:
     if summary.kept_out or summary.faults:
         faults = f"; {summary.faults:,} times memory could not be read" if summary.faults else ""
         yield f"filtered: {summary.kept_out:,} more calls were kept out{faults}"
+    if summary.undecided:
+        yield f"undecided: {summary.undecided:,} more calls had not returned, and their returns decide"
     if summary.host_ns_per_hit is not None:
         yield f"host cost: {duration(summary.host_ns_per_hit)} for each entry and each exit"
     status = "" if summary.command_status is None else f", status {summary.command_status}"

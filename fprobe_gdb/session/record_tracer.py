@@ -166,8 +166,7 @@ class RecordTracer:
 
     def unregister(self) -> None:
         """Stop to record, as if nothing had been; the guest is stopped."""
-        for probe in self._probes:
-            self._k.stop_recording(probe)
+        self._k.stop_recording(*self._probes)
         self._probe, self._event_probes = None, {}
 
     def output(self, data: bytes) -> None:
@@ -178,8 +177,7 @@ class RecordTracer:
 
     def finish(self, ended: str, command_status: int | None) -> SummaryEvent:
         """Write what is left of the command's output, what was lost, and the summary."""
-        for probe in self._probes:
-            self._k.stop_recording(probe)
+        self._k.stop_recording(*self._probes)
         if self._early:
             (oldest, _), (newest, _) = self._early[0], self._early[-1]
             self._show_all(self._early, self._k.estimated_times(oldest.tsc, newest.tsc))
@@ -200,8 +198,13 @@ class RecordTracer:
         if self._sums:
             # The host had nothing to do with them.
             summary = replace(summary, host_ns_per_hit=None)
-        kept_out, faults = sum(it.kept_out for it in self._probes), sum(it.faults for it in self._probes)
-        summary = replace(summary, kept_out=kept_out, faults=faults, aggregates=aggregates)
+        summary = replace(
+            summary,
+            kept_out=sum(it.kept_out for it in self._probes),
+            faults=sum(it.faults for it in self._probes),
+            undecided=sum(it.undecided for it in self._probes),
+            aggregates=aggregates,
+        )
         self._sink.write(summary)
         return summary
 

@@ -129,16 +129,18 @@ class GuestRecording(GuestView):
         """Whether the guest has trampolines, which :meth:`record` needs."""
         return isinstance(self._dispatch, TrampolineDispatch)
 
-    def stop_recording(self, probe: RecordProbe) -> None:
-        """Remove a recording probe. The guest is stopped, or gone; calls in flight return by themselves."""
+    def stop_recording(self, *probes: RecordProbe) -> None:
+        """Remove recording probes. The guest is stopped, or gone; calls in flight return by themselves."""
         if isinstance(self._dispatch, TrampolineDispatch):
             dispatch = self._dispatch
-            dispatch.stop_recording(probe)
+            for probe in probes:
+                dispatch.stop_recording(probe)
             deadline = Deadline(_SETTLE_SEC)
             while self.target.state is TargetState.STOPPED and dispatch.recorder.busy and not deadline.expired:
                 # Stopped within a pad: let it come to its end.
                 self._run_a_little(deadline, dispatch.recorder)
-                dispatch.recorder.count_lost(probe)
+                for probe in probes:
+                    dispatch.recorder.count_lost(probe)
 
     def _run_a_little(self, deadline: Deadline, recorder: Recorder) -> None:
         not_yet = iter([False])

@@ -83,6 +83,8 @@ class Tracer:
         self._judge = judge
         self._why_handlers = f"; not recorded, since {why_handlers}" if why_handlers else ""
         self._shown = 0
+        # Calls whose return will decide.
+        self._undecided = 0
         self._sink = sink
         self._max_hits = max_hits
         self._summary = SummaryBuilder()
@@ -156,6 +158,7 @@ class Tracer:
                 aggregates=tuple(self._judge.aggregates),
                 kept_out=kept_out,
                 faults=faults,
+                undecided=self._undecided,
                 host_ns_per_hit=self._k.stopped_ns // handled if handled else None,
             )
         self._sink.write(summary)
@@ -199,6 +202,7 @@ class Tracer:
             data.entry_regs = regs.as_dict() if hit else None
             # Where the return decides, the entry waits for it.
             data.waiting = event if self._judge and self._judge.at_exit else None
+            self._undecided += data.waiting is not None
         if data is None or data.waiting is None:
             self._show(event, hit)
         return False
@@ -226,6 +230,7 @@ class Tracer:
             assert isinstance(data.entry_regs, dict)
             hit = TraceHit(k, entry_ip, self._names[entry_ip], ret_ip, data.entry_regs)
             hit.exit_regs, hit.duration_ns = regs.as_dict(), duration_ns
+            self._undecided -= data.waiting is not None
             if not self._judge.lets_out(hit):
                 return
             if isinstance(data.waiting, EntryEvent):

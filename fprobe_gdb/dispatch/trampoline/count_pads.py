@@ -103,7 +103,7 @@ class _CountPad(RecordPad):
         asm.jmp_mem(at("di", NodeWord.DECIDE))
         asm.label("exit.decide")
         asm.cmpl_imm(rip(self._probe_word(ProbeWord.CLOSED)), 0)
-        asm.jcc("ne", "exit.free")
+        asm.jcc("ne", "exit.unseen")
         denied = self._ask_at_exit("exit.")
         sums = [one for one in self.asked.sums if one.at_exit]
         frame = self._frame(sums, self._exit_seat(at("sp")))
@@ -125,6 +125,9 @@ class _CountPad(RecordPad):
         asm.label("exit.no_time")
         asm.xorl("dx", "dx")
         asm.jmp("exit.time")
+        asm.label("exit.unseen")
+        asm.lock_inc(rip(self._probe_word(ProbeWord.UNSEEN)))
+        asm.jmp("exit.free")
 
     # From the counter's values at both ends; none where the other CPU's is ahead.
     def _count_time(self) -> None:
@@ -141,6 +144,8 @@ class _CountPad(RecordPad):
         denied = self._ask_at_entry("dead.") if probed else None
         if probed and not self.form.decided:
             self._count_entry("dead.")
+        elif probed:
+            self.asm.lock_inc(rip(self._probe_word(ProbeWord.UNSEEN)))
         self._leave_dead(denied)
 
     # Section: sums

@@ -70,21 +70,29 @@ class NodePools:
         self._end[0] = max(self._end[0], self._zone.node(nodes[-1] + 1))
         return nodes
 
+    def out(self, probe: int) -> int:
+        """How many nodes of a probe are not home: each has a call in flight, which may have come by just now."""
+        return len(self._given.get(probe, ())) - len(self._home(probe))
+
     def take_back(self, probe: int) -> bool:
         """Take the nodes back that are home. Returns whether none is out any more."""
         given = self._given.get(probe, set())
-        low = self._head(probe)
-        home = set()
-        while low:
-            node = (low - self._low_half(0)) // NODE_BYTES
-            home.add(node)
-            low = self._word(node, NodeWord.NEXT)
+        home = self._home(probe)
         self._set_head(probe, 0)
         given -= home
         self._free |= home
         if not given:
             self._given.pop(probe, None)
         return not given
+
+    def _home(self, probe: int) -> set[int]:
+        low = self._head(probe)
+        home = set()
+        while low:
+            node = (low - self._low_half(0)) // NODE_BYTES
+            home.add(node)
+            low = self._word(node, NodeWord.NEXT)
+        return home
 
     def in_flight(self) -> Iterator[InFlight]:
         """All calls whose return address is replaced, or just about to be."""

@@ -97,6 +97,8 @@ class ProbeWord(IntEnum):
     CLOSED = 40
     #: Where all calls are recorded at their return: calls that have got a node for that.
     AWAITED = 48
+    #: Calls that will not return, or return while nobody counts that.
+    UNSEEN = 56
 
 
 class RingWord(IntEnum):

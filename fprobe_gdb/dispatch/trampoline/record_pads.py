@@ -417,6 +417,8 @@ class RecordPad:
         # Where the return decides, there is nothing to record: this one does not return.
         if not self.form.decided:
             self._entered("dead.", RecordKind.ENTRY if probed else RecordKind.TASK_DEAD)
+        elif probed:
+            asm.lock_inc(rip(self._probe_word(ProbeWord.AWAITED if self.form.always else ProbeWord.UNSEEN)))
         self._leave_dead(denied)
         if self.form.decided:
             return
@@ -680,6 +682,7 @@ class RecordPad:
         asm.jcc("ne", "dead.next")
         asm.mov_imm(at("r10", NodeWord.TASK), 0)
         asm.mov("r11", at("r10", NodeWord.POOL))
+        asm.lock_inc(at("r11", ProbeWord.UNSEEN - ProbeWord.FREE))
         self._push_node("dead.", "r10", at("r11"), "cx", "dx")
         asm.label("dead.next")
         asm.add_imm("r10", NODE_BYTES)

@@ -2,9 +2,9 @@
 
 Rule 1: a call is in one of ``hits`` (its record was taken), ``nmissed`` (its record says that no node was left),
 ``lost`` (there was no room for a record) and ``kept_out`` (it was asked something, and the answer was no). All four are
-counted by the pads. Where the return decides, calls that have not returned are in none of them; where it says yes to
-all, they are hits, which is known once the probe is removed. A probe with tables (:mod:`.tables`) has no records: what
-its pads add up is all that there is.
+counted by the pads. Where the return decides, there is ``undecided``, too: calls that have not returned; where it says
+yes to all, those are hits. A probe with tables (:mod:`.tables`) has no records: what its pads add up is all that there
+is.
 Rule 2: while a probe is disabled its functions are not planted, and returns are not told, as with an fprobe: what was
 entered before comes home unseen, what is entered meanwhile is no call.
 Rule 3: probes come and go while the guest is stopped. Code of pads stays for good: a vCPU may be in it at any time.
@@ -85,6 +85,8 @@ class RecordProbe:
     #: Calls that are not recorded for what was asked of them, and for how many of them there was no answer.
     kept_out: int = 0
     faults: int = 0
+    #: Where the return decides: calls whose return has not been seen. They are in none of the others.
+    undecided: int = 0
     #: ``lost`` by function; those of modules, and all in a small zone or without ``by_function``, are only in the sum.
     losses: dict[int, int] = field(default_factory=dict)
     #: In which its pads add up calls, where they do that instead of recording them; and what is in them, known once the
@@ -93,6 +95,8 @@ class RecordProbe:
     counts: TableCounts = field(default_factory=TableCounts)
     #: Nothing is recorded, until it is enabled again.
     disabled: bool = False
+    #: Returns that came while it was.
+    unseen: int = 0
     number: int = -1
     #: What its locations call, by the pad that has to be next there and what is asked there.
     entries: dict[tuple[int | None, Asked | None], int] = field(default_factory=dict)
@@ -340,7 +344,11 @@ class Recorder:
     # Without what comes home to a disabled probe.
     def _told(self, batch: Batch) -> Batch:
         probe = self._probe(batch.probe)
-        return batch.without(record_bits(RecordKind.EXIT, batch.probe)) if probe and probe.disabled else batch
+        if probe is None or not probe.disabled:
+            return batch
+        told = batch.without(record_bits(RecordKind.EXIT, batch.probe))
+        probe.unseen += len(batch.kinds) - len(told.kinds)
+        return told
 
     # Of the probes that do not mind, all that has come; of the others together, what nothing older can come behind.
     def _in_order(self, batches: list[Batch]) -> Iterator[Batch]:
@@ -371,7 +379,7 @@ class Recorder:
         probe.nmissed += of_kind[RecordKind.MISSED]
 
     def count_lost(self, probe: RecordProbe) -> None:
-        """Look after what this probe has lost, kept out and added up, so far."""
+        """Look after what this probe has lost, kept out and added up, and what is in flight, so far."""
         places = ((ip, self._loss_place(ip)) for ip in probe.ips if probe.by_function)
         counts = ((ip, self._losses[place]) for ip, place in places if place is not None)
         probe.losses = {ip: count for ip, count in counts if count}
@@ -383,6 +391,9 @@ class Recorder:
             probe.hits = self._words[self._word(probe, ProbeWord.AWAITED)] - probe.lost_exits
         probe.kept_out = self._words[self._word(probe, ProbeWord.KEPT_OUT)]
         probe.faults = self._words[self._word(probe, ProbeWord.FAULTS)]
+        if probe.form.decided and not probe.form.always:
+            unseen = probe.unseen + self._words[self._word(probe, ProbeWord.UNSEEN)]
+            probe.undecided = unseen + self.pools.out(probe.number)
         if probe.tables is not None:
             probe.counts = self._tables.read(probe.tables)
             all_calls = probe.counts.all_calls

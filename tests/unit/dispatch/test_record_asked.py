@@ -161,9 +161,45 @@ def test_task_dead_is_asked_like_others(machine: RecordMachine, asked: Asked) ->
         # None has returned.
         assert found == []
         assert figures(machine, probe) == (0, 0, 0, 0, 0, 0)
+        assert probe.undecided == 4
     else:
         assert found == [("ENTRY", FUNCTION), ("ENTRY", TASK_DEAD), ("ENTRY", FUNCTION)]
         assert figures(machine, probe) == (3, 0, 1, 0, 0, 0)
+        assert probe.undecided == 0
+
+
+@pytest.mark.parametrize("tables", [None, ()], ids=["records", "tables"])
+def test_calls_that_have_not_returned_are_counted(machine: RecordMachine, tables: tuple[()] | None) -> None:
+    """Those in flight, those of tasks that have died, and those that came home while nobody looked."""
+    odd, even = seeds(machine)
+    probe = machine.record(FUNCTION, OTHER, returns=True, nr_maxactive=8, asked=Asked(at_exit=ODD), tables=tables)
+
+    def accounts() -> tuple[int, ...]:
+        machine.take()
+        hits, _, kept_out, _, nmissed, lost = figures(machine, probe)
+        return hits, kept_out, probe.undecided, nmissed + lost
+
+    for seed in (odd, even, even):
+        machine.enter(FUNCTION, seed=seed)
+        assert machine.run(CALLER)
+    machine.enter(FUNCTION, seed=odd)
+    assert machine.run(FUNCTION + 5)
+    assert accounts() == (1, 2, 1, 0)
+    machine.recorder.switch(probe, enabled=False)
+    machine.plant()
+    assert machine.run(CALLER)
+    assert accounts() == (1, 2, 1, 0)
+    machine.recorder.switch(probe, enabled=True)
+    machine.plant()
+    machine.enter(OTHER, seed=odd)
+    assert machine.run(OTHER + 5)
+    machine.enter(TASK_DEAD, sp=STACK_TOP - 1024)
+    assert machine.run(TASK_DEAD + 5)
+    machine.enter(FUNCTION, seed=even)
+    assert machine.run(FUNCTION + 5)
+    assert accounts() == (1, 2, 3, 0)
+    machine.remove(probe)
+    assert accounts() == (1, 2, 3, 0)
 
 
 # A call that is interrupted by another one, again and again, one instruction later each time. How many calls that were.
