@@ -23,6 +23,7 @@ from fprobe_gdb.dispatch.clock import GuestClock
 from fprobe_gdb.dispatch.cpu_state import CpuState, PerCpuOffsets, read_cpu_state
 from fprobe_gdb.dispatch.guest_call import GuestCall
 from fprobe_gdb.dispatch.plants import Plants, Role
+from fprobe_gdb.dispatch.way_back import WayBack
 from fprobe_gdb.errors import GuestCallError, StateError, WaitTimeout
 from fprobe_gdb.probe.core import ProbeCore
 from fprobe_gdb.probe.hit import Hit, KnownHit
@@ -76,6 +77,8 @@ class BreakpointDispatch:
         self.offsets = offsets
         #: See the parameter; to be set while no call is in flight.
         self.task_dead_ip = task_dead_ip
+        #: How a vCPU that runs a function for us comes back without us, where that is known.
+        self.way_back: WayBack | None = None
         #: See :attr:`.base.Dispatch.watches`.
         self.watches: Callable[[], Mapping[int, Callable[[CpuState], None]]] = dict
         self._watched: Mapping[int, Callable[[CpuState], None]] = {}
@@ -334,7 +337,8 @@ class BreakpointDispatch:
             raise GuestCallError("a guest function can only be called from a handler")
         failure = self._failure
         caller, landing = self._handling[-1].state, self._handling[-1].landing
-        call = GuestCall.begin(self.target, caller, landing, addr, args)
+        call = GuestCall.begin(self.target, caller, landing, addr, args, self.way_back)
+        landing = call.landing
         self.plants.add(landing, Role.LANDING)
         self._calls.append(call)
         try:

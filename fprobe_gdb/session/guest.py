@@ -35,6 +35,7 @@ from fprobe_gdb.dispatch.base import Dispatch, RunEnd, stop_guest
 from fprobe_gdb.dispatch.breakpoint import BreakpointDispatch
 from fprobe_gdb.dispatch.cpu_state import CpuState
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
+from fprobe_gdb.dispatch.way_back import WayBack, find_way_back
 from fprobe_gdb.errors import (
     GuestCallError,
     GuestPanic,
@@ -115,6 +116,7 @@ class Kernel(GuestRecording):
         self._core = ProbeCore(self.records, options.smp, admit=self._admit, on_missed=self._missed)
         # Until the guest is up; then perhaps another one.
         self._percpu = knowledge.percpu
+        self._way_back: WayBack | None = None
         self._dispatch: Dispatch = self._breakpoints()
         self._why_breakpoints = ""
 
@@ -501,6 +503,8 @@ class Kernel(GuestRecording):
         self._core.possible_cpus = possible_cpus(self.target, self.symbols)
         if isinstance(self.machine, AttachedMachine):
             assert isinstance(self._dispatch, BreakpointDispatch)
+            # In a guest of ours nobody needs to come back without us.
+            self._way_back = self._dispatch.way_back = find_way_back(self.symbols, self._read_kernel)
             self._zones = AttachedZones(
                 self.machine.qemu_pid, self, self._percpu, self._read_kernel, self._run, self._note
             )
@@ -633,6 +637,7 @@ class Kernel(GuestRecording):
         kind = BreakpointKind(self.options.breakpoint)
         dispatch = BreakpointDispatch(self.target, self._core, percpu_offsets(self._percpu), kind=kind)
         dispatch.watches = self._listeners
+        dispatch.way_back = self._way_back
         return dispatch
 
     def _module_changed(self, change: ModuleChange) -> None:
