@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 _SYMTAB_ENTRY = struct.Struct("<IBBHQQ")
-_STT_NOTYPE, _STT_OBJECT, _STT_FUNC = 0, 1, 2
+_STT_OBJECT, _STT_FUNC = 1, 2
 _STB_LOCAL, _STB_WEAK = 0, 2
 _SHN_UNDEF, _SHN_LORESERVE = 0, 0xFF00
 # What scripts/mksysmap leaves out: linker and compiler scaffolding.

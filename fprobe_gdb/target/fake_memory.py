@@ -32,11 +32,6 @@ class FakeMemory:
             if physical is not None:
                 self._physical[page - addr // PAGE_BYTES + physical // PAGE_BYTES] = backing
 
-    def unmap(self, addr: int, size_bytes: int) -> None:
-        """Make the pages of a virtual range fault."""
-        for page in range(addr // PAGE_BYTES, (addr + size_bytes - 1) // PAGE_BYTES + 1):
-            self._virtual.pop(page, None)
-
     def add_device(self, addr: int, size_bytes: int, read: DeviceRead) -> None:
         """Put a device at a physical address: ``read(offset, size_bytes)`` answers."""
         self._devices.append((addr, size_bytes, read))

@@ -230,10 +230,6 @@ class Asm:
         """``and r32, imm32``."""
         self._registers(b"\x81", 4, to, wide=False, imm=_unsigned32(value))
 
-    def orl_imm(self, to: str, value: int) -> None:
-        """``or r32, imm32``."""
-        self._registers(b"\x81", 1, to, wide=False, imm=_unsigned32(value))
-
     def cmp_imm(self, left: str, value: int) -> None:
         """``cmp r64, imm32``, sign-extended."""
         self._registers(b"\x81", 7, left, wide=True, imm=_signed32(value))
@@ -340,10 +336,6 @@ class Asm:
     def lock_incl(self, to: Mem) -> None:
         """``lock inc m32``."""
         self._memory(b"\xff", 0, to, wide=False, prefix=b"\xf0")
-
-    def lock_xadd(self, to: Mem, source: str) -> None:
-        """``lock xadd m64, r64``: the register gets the old value."""
-        self._memory(b"\x0f\xc1", _NUMBERS[source], to, wide=True, prefix=b"\xf0")
 
     def lock_cmpxchg(self, to: Mem, source: str) -> None:
         """``lock cmpxchg m64, r64``: equal to rax, it gets the register, else rax gets it."""
