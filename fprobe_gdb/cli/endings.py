@@ -68,12 +68,18 @@ class Endings:
         if not issubclass(ignored.exc_type, KeyboardInterrupt):
             sys.__unraisablehook__(ignored)
             return
-        self._interrupts -= 1
-        # SIGINT may be ignored where SIGTERM is not. The main thread is the one that waits and has to be woken.
-        signum = self.signal or signal.SIGINT
-        again = threading.Timer(_AGAIN_AFTER_SEC, signal.pthread_kill, (threading.main_thread().ident, signum))
-        again.daemon = True
-        again.start()
+        while True:
+            self._interrupts -= 1
+            # SIGINT may be ignored where SIGTERM is not. The main thread is the one that waits and has to be woken.
+            signum = self.signal or signal.SIGINT
+            again = threading.Timer(_AGAIN_AFTER_SEC, signal.pthread_kill, (threading.main_thread().ident, signum))
+            again.daemon = True
+            try:
+                again.start()
+                return
+            except KeyboardInterrupt:
+                # On a busy machine it comes before this has ended, where Python would ignore it, too.
+                continue
 
     def ignore(self) -> None:
         """Once all is over: Python takes handlers away while it exits, and the exit code would be the signal's."""
