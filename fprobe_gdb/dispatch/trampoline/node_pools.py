@@ -70,9 +70,13 @@ class NodePools:
         self._end[0] = max(self._end[0], self._zone.node(nodes[-1] + 1))
         return nodes
 
-    def out(self, probe: int) -> int:
-        """How many nodes of a probe are not home: each has a call in flight, which may have come by just now."""
-        return len(self._given.get(probe, ())) - len(self._home(probe))
+    def out(self, probe: int) -> set[int]:
+        """The nodes of a probe that are not home: each has a call in flight, or just about to be or to come home."""
+        return self._given.get(probe, set()) - self._home(probe)
+
+    def unsettled(self, probe: int) -> bool:
+        """Whether a pad is about to use one of its nodes, or to give it back: it may be interrupted meanwhile."""
+        return any(not self._word(node, NodeWord.TASK) for node in self.out(probe))
 
     def take_back(self, probe: int) -> bool:
         """Take the nodes back that are home. Returns whether none is out any more."""

@@ -290,12 +290,13 @@ class RecordPad:
         asm.add_imm("di", zone.nodes - _SIGN)
         asm.mov("ax", at("di", NodeWord.RET_ADDR))
         asm.mov(at("sp"), "ax")
+        # From here on the call is not in flight, and soon it is counted.
+        asm.mov_imm(at("di", NodeWord.TASK), 0)
 
     # Give the node back, and go on at the return address.
     def _go_home(self) -> None:
         asm = self.asm
         asm.label("exit.free")
-        asm.mov_imm(at("di", NodeWord.TASK), 0)
         self._push_node("exit.", "di", rip(self._probe_word(ProbeWord.FREE)), "cx", "dx")
         self._preempt_on()
         asm.mov("dx", "r9")

@@ -393,7 +393,7 @@ class Recorder:
         probe.faults = self._words[self._word(probe, ProbeWord.FAULTS)]
         if probe.form.decided and not probe.form.always:
             unseen = probe.unseen + self._words[self._word(probe, ProbeWord.UNSEEN)]
-            probe.undecided = unseen + self.pools.out(probe.number)
+            probe.undecided = unseen + len(self.pools.out(probe.number))
         if probe.tables is not None:
             probe.counts = self._tables.read(probe.tables)
             all_calls = probe.counts.all_calls
@@ -404,7 +404,13 @@ class Recorder:
         """Whether a vCPU of the stopped guest is about to record something, or to add it up."""
         ips = self._target.instruction_pointers()
         adding = self._rings is not None and self._rings.adding
-        return self.waiting or adding or any(self._zone.code <= ip < self._zone.stubs for ip in ips)
+        in_pad = any(self._zone.code <= ip < self._zone.stubs for ip in ips)
+        return self.waiting or adding or in_pad or any(map(self._deciding, self._leaving.values()))
+
+    # Whether calls of it are between being in flight and being counted. Without a task nodes do not tell.
+    def _deciding(self, probe: RecordProbe) -> bool:
+        tells = self._place.offsets.current_task is not None
+        return tells and probe.form.decided and self.pools.unsettled(probe.number)
 
     @property
     def returning(self) -> bool:

@@ -202,6 +202,34 @@ def test_calls_that_have_not_returned_are_counted(machine: RecordMachine, tables
     assert accounts() == (1, 2, 3, 0)
 
 
+@pytest.mark.parametrize("tables", [None, ()], ids=["records", "tables"])
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_call_is_in_one_counter_behind_each_instruction(wanted: bool, tables: tuple[()] | None) -> None:
+    """Where the guest may be stopped in an interrupt that has come into a pad. Or it is seen that this is not over."""
+    machine = RecordMachine(cpus=2)
+    probe = machine.record(FUNCTION, returns=True, asked=Asked(at_exit=ODD), tables=tables)
+    recorder, seed = machine.recorder, seeds(machine)[not wanted]
+
+    def calls() -> int:
+        machine.take()
+        hits, _, kept_out, *others = figures(machine, probe)
+        assert others == [0, 0, 0]
+        return hits + kept_out + probe.undecided
+
+    settled = 0
+    for steps in count(1):
+        machine.enter(FUNCTION, seed=seed)
+        ended = machine.run(CALLER, count=steps)
+        if not (recorder.waiting or recorder._rings.adding or recorder.pools.unsettled(probe.number)):
+            assert calls() in (steps - 1, steps)
+            settled += 1
+        assert ended or machine.run(CALLER)
+        assert calls() == steps
+        if ended:
+            break
+    assert steps > settled > 20
+
+
 # A call that is interrupted by another one, again and again, one instruction later each time. How many calls that were.
 def hits_inside(machine: RecordMachine, seed: int, inner: dict[str, int], register: str) -> int:
     for steps in count(1):
