@@ -166,7 +166,7 @@ class RecordTracer:
 
     def unregister(self) -> None:
         """Stop to record, as if nothing had been; the guest is stopped."""
-        self._k.stop_recording(*self._probes)
+        self._k.stop_recording(*self._probes, settle=False)
         self._probe, self._event_probes = None, {}
 
     def output(self, data: bytes) -> None:

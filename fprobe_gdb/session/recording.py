@@ -129,13 +129,17 @@ class GuestRecording(GuestView):
         """Whether the guest has trampolines, which :meth:`record` needs."""
         return isinstance(self._dispatch, TrampolineDispatch)
 
-    def stop_recording(self, *probes: RecordProbe) -> None:
-        """Remove recording probes. The guest is stopped, or gone; calls in flight return by themselves."""
+    def stop_recording(self, *probes: RecordProbe, settle: bool = True) -> None:
+        """Remove recording probes. The guest is stopped, or gone; calls in flight return by themselves.
+
+        :param settle: let the guest run until no pad is about to record something, so that all figures are of the same
+            calls. Without, the guest does nothing.
+        """
         if isinstance(self._dispatch, TrampolineDispatch):
             dispatch = self._dispatch
             for probe in probes:
                 dispatch.stop_recording(probe)
-            deadline = Deadline(_SETTLE_SEC)
+            deadline = Deadline(_SETTLE_SEC if settle else 0)
             while self.target.state is TargetState.STOPPED and dispatch.recorder.busy and not deadline.expired:
                 # Stopped within a pad: let it come to its end.
                 self._run_a_little(deadline, dispatch.recorder)
