@@ -84,6 +84,7 @@ def test_pads_show_what_handlers_show(guest: Callable[..., Kernel], kernel: str,
     k = guest(kernel=kernel, smp=2, dispatch="trampoline")
     ips = list(select(k.records, ["vfs_fallocate"]))
     *expected, by_handler = by_handlers(k, ips, questions)
+    assert by_handler.hits + by_handler.kept_out == CALLS, by_handler
     *found, summary = by_pads(k, ips, questions)
     assert found == expected
     assert (summary.hits, summary.missed, summary.lost) == (len(expected[0]), 0, 0)
