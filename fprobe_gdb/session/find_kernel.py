@@ -15,7 +15,7 @@ from fprobe_gdb.target.base import Target, TargetState
 from fprobe_gdb.target.connected import ConnectedTarget
 from fprobe_gdb.target.page_table import PAGE_BYTES, PRESENT
 
-__all__ = ["find_kernel", "isolates", "possible_cpus", "read_by_any", "set_isolated"]
+__all__ = ["find_kernel", "isolates", "kernel_root", "possible_cpus", "read_by_any", "set_isolated"]
 
 # How long to look for a moment at which a vCPU is not in user mode, and in which steps.
 _KERNEL_MODE_SEC = 3.0
@@ -61,6 +61,11 @@ def set_isolated(target: Target, isolated: bool) -> None:
     """Tell the target whether page tables for user mode are others (:func:`isolates`)."""
     if isinstance(target, ConnectedTarget):
         target.isolated = isolated
+
+
+def kernel_root(target: Target, vcpu: int) -> int:
+    """``cr3`` by which the kernel is seen through a stopped vCPU, which may be in user mode."""
+    return target.kernel_root(vcpu) if isinstance(target, ConnectedTarget) else target.registers(vcpu)["cr3"]
 
 
 def isolates(symbols: SymbolTable, read: Callable[[int, int], bytes]) -> bool:

@@ -22,6 +22,7 @@ from fprobe_gdb.kernel.percpu import PerCpuLayout
 from fprobe_gdb.kernel.sites import MCOUNT_INSN_SIZE
 from fprobe_gdb.kernel.symbols import SymbolTable
 from fprobe_gdb.probe.core import ProbeCore
+from fprobe_gdb.session.find_kernel import kernel_root
 from fprobe_gdb.session.records import ImageRecords
 from fprobe_gdb.target.base import Target
 from fprobe_gdb.target.guest_ram import GuestRam
@@ -51,7 +52,7 @@ def open_trampolines(
         raise ZoneNotShared
     symbols = knowledge.symbols.slid(slide)
     ram = GuestRam(machine.ram, machine.ram_fd)
-    cr3 = target.registers(0)["cr3"]
+    cr3 = kernel_root(target, 0)
     table, entries = read_directory(cr3, ram.read_physical)
     size_bytes = machine.spec.reserved_mib << 20
     rings = core.possible_cpus if core.possible_cpus <= MAX_RINGS else 0

@@ -130,6 +130,13 @@ class ConnectedTarget(ABC):
                 raise UsageError(f"cannot set register {name!r} to {value:#x}; names: {', '.join(sorted(_WRITABLE))}")
         self._known(vcpu)
 
+    def kernel_root(self, vcpu: int) -> int:
+        """``cr3`` of a stopped vCPU; where that is a root for user mode, of page tables that are isolated, the kernel's
+        of the same task.
+        """
+        lent = self._lent_root(vcpu)
+        return lent[1] if lent else self.registers(vcpu)["cr3"]
+
     # The page table root of a vCPU, and the one that it has to be lent to see kernel memory; None where it need not be.
     def _lent_root(self, vcpu: int) -> tuple[int, int] | None:
         root = self.registers(vcpu)["cr3"] if self.isolated else 0

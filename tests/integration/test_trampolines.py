@@ -11,8 +11,11 @@ from emu.deadline import Deadline
 from fprobe_gdb import EntryData, Fprobe, Kernel, PtRegs
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
+from fprobe_gdb.errors import MemoryFault
 from fprobe_gdb.events import MissReason
 from fprobe_gdb.probe.hit import Hit
+from fprobe_gdb.session.find_kernel import kernel_root
+from fprobe_gdb.session.trampolines import kernel_cr3
 from images.workload_counts import counts
 
 pytestmark = pytest.mark.qemu
@@ -145,3 +148,18 @@ def test_isolated_page_tables(backend: str) -> None:
             k.unregister_fprobe(fp)
             assert (fp.hits, fp.exits) == (20, 20)
             k.shell(":")
+
+
+def test_a_cpu_in_user_mode_leads_to_the_kernels_page_tables() -> None:
+    """It may be in user mode when a zone is to be mapped, too."""
+    with Kernel.boot("6.1", backend="rsp", dispatch="trampoline", smp=2, cmdline=("pti=on",)) as k:
+        k.shell("for i in 1 2; do (while :; do :; done) </dev/null >/dev/null 2>&1 & done")
+        root = k.target.registers(0)["cr3"]
+        deadline = Deadline(30)
+        while not root & 1 << 12 and not deadline.expired:
+            k.run(timeout_sec=0.02)
+            root = k.target.registers(0)["cr3"]
+        ram, addr = trampolines(k).ram, k.symbols.one("init_top_pgt")
+        with pytest.raises(MemoryFault):
+            ram.translate(root, addr)
+        assert kernel_cr3(ram, kernel_root(k.target, 0), k.symbols) == trampolines(k).kernel_cr3
