@@ -59,7 +59,8 @@ def test_counts_are_exact_and_nothing_is_left(whose: str, request: pytest.Fixtur
                 k.register_fprobe_syms(probe, [count.function])
             running = guest.machine.agent.start("workload " + " ".join(command))
             assert k.run(timeout_sec=120, until=guest.ended(running)) is RunEnd.DONE
-            assert k.dispatch_name == "trampoline (rsp)"
+            # One by breakpoint, where an interrupt of long ago has left an address inside instructions to be moved.
+            assert k.dispatch_name.startswith("trampoline (rsp)")
         for probe, count in zip(probes, wanted, strict=True):
             seen = (probe.name, probe.hits, probe.exits, probe.nmissed, probe.lost)
             assert seen == (count.function, count.entries, count.exits, 0, 0)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+import select
 import signal
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emu.deadline import Deadline
+from fprobe_gdb import Fprobe, Kernel
+from fprobe_gdb.dispatch.trampoline.pads import Field
+from fprobe_gdb.dispatch.trampoline.slots import Slots
 from tests.bench.cpu_time import cpu_seconds
+from tests.integration.guest_tracer import run
 from tests.integration.tool import Tool
 
 pytestmark = pytest.mark.qemu
@@ -53,3 +61,65 @@ def test_a_host_that_is_stopped_and_continued(tmp_path: Path) -> None:
     assert {name: sum(row[:3]) for name, row in rows.items()} == COUNTS
     assert sum(lost for _, _, lost, _ in rows.values()) > 0
     assert all(exits <= hits for hits, _, _, exits in rows.values())
+
+
+# A pad that waits for a host that has begun leaves it after 8 times the one; the host stands still for the other.
+BOUND_SEC, STILL_SEC = 0.005, 0.05
+# So many accesses to slots it does without standing still: no multiple of what a call takes, so that each has its turn.
+ACCESSES = 997
+# What is left of a round is lost, and the next one, too.
+SHORT_ROUNDS, SHORT_CALLS = 60, 100
+
+
+class Hesitant:
+    """Words of a slot, with a host that stands still in front of some of its accesses."""
+
+    def __init__(self, words: Any, turns: itertools.count[int]) -> None:
+        self.words = words
+        self.turns = turns
+
+    def hesitate(self) -> None:
+        if next(self.turns) % ACCESSES == 0:
+            select.select([], [], [], STILL_SEC)
+
+    def __getitem__(self, index: int) -> int:
+        # These are read again and again while a pad has yet to see its answer.
+        if 8 * index not in (Field.USE, Field.ANSWERED):
+            self.hesitate()
+        value: int = self.words[index]
+        return value
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self.hesitate()
+        self.words[index] = value
+
+    def release(self) -> None:
+        self.words.release()
+
+
+@pytest.fixture
+def hesitant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hosts that stand still in front of some of their accesses to slots."""
+    turns, made = itertools.count(1), Slots.__init__
+
+    def make(slots: Slots, *arguments: Any) -> None:
+        made(slots, *arguments)
+        for slot in slots._slots:
+            slot.words = Hesitant(slot.words, turns)  # type: ignore[assignment]
+
+    monkeypatch.setattr(Slots, "__init__", make)
+
+
+@pytest.mark.usefixtures("hesitant")
+def test_a_host_that_stands_still_between_two_accesses(guest: Callable[..., Kernel]) -> None:
+    """In the middle of taking a hit, of answering it, of saying what shall be changed: each call is counted once."""
+    k = guest(kernel="6.1", smp=2, dispatch="trampoline", answer_sec=BOUND_SEC)
+    probe = Fprobe(lambda *_: None, lambda *_: None, nr_maxactive=64)
+    k.register_fprobe(probe, "__x64_sys_personality")
+    both = f"workload calls {SHORT_CALLS} & workload calls {SHORT_CALLS}; wait"
+    run(k, f"i=0; while [ $i -lt {SHORT_ROUNDS} ]; do {both}; usleep 20000; i=$((i+1)); done")
+    calls = 2 * SHORT_ROUNDS * SHORT_CALLS
+    k.unregister_fprobe(probe)
+    assert probe.hits + probe.nmissed + probe.lost == calls
+    assert probe.lost > 0
+    assert calls // 10 < probe.exits <= probe.hits

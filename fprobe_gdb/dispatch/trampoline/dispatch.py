@@ -148,9 +148,9 @@ class TrampolineDispatch:
         self._sites.task_dead_ip = task_dead_ip
         self._slots = Slots(ram, zone)
         self._outcome = Outcome(target, core)
-        self._lost = LostCalls(core, self._words, ram, zone, self.returns, self._stubs, self.clock)
+        self._lost = LostCalls(core, self._slots, self._words, ram, zone, self.returns, self._stubs, self.clock)
         self._hits = Hits(
-            core, self._slots, self.returns, self.planter, self._sites, guard, self._lost, self._time,
+            core, self._slots, self.returns, self.planter, self._sites, guard, self._time,
             self._run_state, self._outcome,
         )  # fmt: skip
         self._handled = self._hits.handled

@@ -38,9 +38,8 @@ class GuestCalls:
             self._run_state.halt()
             stopped = True
             self._sites.sync()
-        if not self._slots.may_answer(hit.slot, hit.use):
+        if not self._slots.call(hit.slot, hit.use, addr, args):
             raise GuestCallError(f"the call of {addr:#x} got lost: its pad did not wait any longer")
-        self._slots.call(hit.slot, hit.use, addr, args)
         result = self._await(hit, addr, deadline)
         if stopped:
             self._run_state.halt()
@@ -53,6 +52,7 @@ class GuestCalls:
         slot = hit.slot
         while not self._slots.is_posted(slot):
             if deadline.expired:
+                hit.abandon()
                 raise GuestCallError(f"the function at {addr:#x} has not come back after {deadline.seconds:g} s")
             if self._run_state.stopped:
                 self._run_state.resume()

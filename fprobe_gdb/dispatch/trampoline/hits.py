@@ -2,8 +2,8 @@
 
 Rule 1: an answer is the last thing that is done about a hit: what the handlers asked for (probes planted or removed, a
 stop) is done by then, so that the vCPU runs into a world in which it holds.
-A pad that has waited for too long is gone by then: its call has gone on as one that was lost, and what the handlers
-wanted of it has no effect. They have run, so it is a hit all the same, whose return nobody awaits.
+A pad that has waited for too long is gone by then, and what the handlers wanted of its call has no effect. They have
+run, so it is a hit all the same, whose return nobody awaits.
 Rule 2: a return belongs to the node whose stub it comes through. Frames are those of the probe core.
 
 A vCPU stands still meanwhile, so what most hits do not need is not made for them: what to do at a location is known
@@ -18,7 +18,6 @@ from typing import TypeVar
 
 from fprobe_gdb.dispatch.advance import skip_length
 from fprobe_gdb.dispatch.trampoline.hit_clock import HitClock
-from fprobe_gdb.dispatch.trampoline.lost import LostCalls
 from fprobe_gdb.dispatch.trampoline.outcome import Outcome
 from fprobe_gdb.dispatch.trampoline.pad_hit import Handled, PadHit, pad_hit
 from fprobe_gdb.dispatch.trampoline.pads import Kind
@@ -45,7 +44,7 @@ from fprobe_gdb.registers import Registers
 __all__ = ["Hits"]
 
 _T = TypeVar("_T")
-_EXIT = int(Kind.EXIT)
+_ENTRY, _EXIT = int(Kind.ENTRY), int(Kind.EXIT)
 _EXIT_SIDE = Side.EXIT
 _regs_of = PtRegs.from_buffer_copy
 
@@ -61,7 +60,6 @@ class Hits:
         planter: Planter,
         sites: Sites,
         guard: TextGuard,
-        lost: LostCalls,
         clock: HitClock,
         run_state: RunState,
         outcome: Outcome,
@@ -72,7 +70,6 @@ class Hits:
         self._planter = planter
         self._sites = sites
         self._guard = guard
-        self._lost = lost
         self._clock = clock
         self._run_state = run_state
         self._outcome = outcome
@@ -95,8 +92,8 @@ class Hits:
         if not clock.anchored:
             clock.anchor(SlotWords(slot, said).tsc)
         use, kind, planted, slot_word, task, preempt_count, frame = unpack_header(said, HEADER_OFFSET)
-        if kind == _EXIT:
-            self._exit(slot, said, use, planted, task, preempt_count)
+        if kind != _ENTRY:
+            self._no_entry(slot, said, use, kind, planted, task, preempt_count)
         else:
             plan, returns = self._sites.plans[planted], self._returns
             hooked, ret_ip = None, slot_word
@@ -173,10 +170,13 @@ class Hits:
             self._outcome.fail(error)
             return 0
 
-    def _exit(self, slot: int, said: bytes, use: int, planted: int, task: int, preempt_count: int) -> None:
-        call = self._returns.find(planted - FENTRY_BYTES)
+    def _no_entry(
+        self, slot: int, said: bytes, use: int, kind: int, planted: int, task: int, preempt_count: int
+    ) -> None:
+        call = self._returns.find(planted - FENTRY_BYTES) if kind == _EXIT else None
         if call is None:
-            # Its node was given to nobody: the task was taken for dead. The pad knows the way.
+            # A guest function has come back for which nobody waits any more; or the node was given to nobody, as the
+            # task was taken for dead. The pad knows the way.
             self._slots.answer(slot, use)
             return
         ret_addr = call.ret_addr
@@ -185,7 +185,7 @@ class Hits:
         self._give(self._core.exit, hit)
         writes = regs.take_effective_writes(ret_addr) if regs.written else None
         self._returns.free(call)
-        self._finish(hit, call.slot_word, None, writes)
+        self._finish(hit, None, None, writes)
 
     # Let the core call the handlers of a hit. What they raise is kept for run(), the first one wins.
     def _give(self, feed: Callable[[Hit], _T], hit: PadHit) -> _T | None:
@@ -209,11 +209,8 @@ class Hits:
         if not self._slots.answer(hit.slot, hit.use, to, new_ret, sp, writes):
             self._note_late(hit, new_ret)
 
-    # The pad has left, and counted.
+    # The pad has left.
     def _note_late(self, hit: PadHit, new_ret: int | None) -> None:
-        if hit.kind == _EXIT:
-            return
-        self._lost.handled_late(hit.planted)
         if new_ret is not None and (call := self._returns.find(new_ret)):
             self._returns.free(call)
             self._core.drop_call(hit.task, hit.frame, hit.ret_ip)

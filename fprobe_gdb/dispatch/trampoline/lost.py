@@ -1,5 +1,5 @@
-"""Calls that pads have let through without us: counted in the guest by location, and settled with the probe core by and
-by."""
+"""Calls that pads have let through without us: counted in the guest by location (:mod:`.pads`), or left to us to count,
+and settled with the probe core by and by."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fprobe_gdb.dispatch.clock import GuestClock
 from fprobe_gdb.dispatch.trampoline.returns import Returns
 from fprobe_gdb.dispatch.trampoline.shared_words import SharedWords
 from fprobe_gdb.dispatch.trampoline.site_stubs import SiteStubs
+from fprobe_gdb.dispatch.trampoline.slots import Slots
 from fprobe_gdb.dispatch.trampoline.zone import Zone
 from fprobe_gdb.events import MissReason
 from fprobe_gdb.probe.core import ProbeCore
@@ -21,7 +22,6 @@ __all__ = ["LostCalls"]
 
 # All that is planted is in the upper 2 GiB.
 _UPPER = 0xFFFFFFFF << 32
-_LOWER = (1 << 32) - 1
 
 
 class LostCalls:
@@ -30,6 +30,7 @@ class LostCalls:
     def __init__(
         self,
         core: ProbeCore,
+        slots: Slots,
         words: SharedWords,
         ram: GuestRam,
         zone: Zone,
@@ -38,23 +39,16 @@ class LostCalls:
         clock: GuestClock,
     ) -> None:
         self._core = core
+        self._slots = slots
         self._words = words
         self._ram = ram
         self._cells = zone.physical_of(zone.word(Zone.LOST))
         self._returns = returns
         self._stubs = stubs
         self._clock = clock
-        # What pads have counted so far, by lower halves of locations; what of it is no loss, and not taken off yet.
+        # What pads have counted so far, by lower halves of locations.
         self._seen_total = 0
         self._seen: Counter[int] = Counter()
-        self._late: Counter[int] = Counter()
-
-    def handled_late(self, planted: int) -> None:
-        """A call was handled after all that its pad has let through, and counts.
-
-        :param planted: what the pad takes for the location.
-        """
-        self._late[planted & _LOWER] += 1
 
     def settle(self) -> None:
         """Count what has been lost since the last time where it belongs. The guest is stopped."""
@@ -62,20 +56,19 @@ class LostCalls:
         if total != self._seen_total:
             self._seen_total = total
             for planted, count in self._counted():
-                self._lose(planted, count)
+                if count != self._seen[planted]:
+                    self._lose(planted | _UPPER, count - self._seen[planted])
+                    self._seen[planted] = count
+        for planted in self._slots.take_left():
+            self._lose(planted, 1)
         for call in self._returns.take_ended():
             self._core.drop_call(call.task, call.frame, call.ret_addr)
 
-    def _lose(self, planted: int, count: int) -> None:
-        lost = count - self._seen[planted]
-        self._seen[planted] = count
-        late = min(lost, self._late[planted])
-        self._late[planted] -= late
-        if lost > late:
-            ip = self._stubs.ip_of(planted | _UPPER)
-            regs = PtRegs.of(dict.fromkeys(REGISTERS, 0), Side.ENTRY, ip)
-            hit = KnownHit(ip, 0, 0, 0, 0, regs, time_ns=self._clock.last_ns, calls=lost - late)
-            self._core.lose(hit, MissReason.HOST_AWAY)
+    # So many calls of what pads take for a location.
+    def _lose(self, planted: int, calls: int) -> None:
+        ip = self._stubs.ip_of(planted)
+        regs = PtRegs.of(dict.fromkeys(REGISTERS, 0), Side.ENTRY, ip)
+        self._core.lose(KnownHit(ip, 0, 0, 0, 0, regs, time_ns=self._clock.last_ns, calls=calls), MissReason.HOST_AWAY)
 
     # What is in the cells: lower half of the location, and how many calls of it.
     def _counted(self) -> list[tuple[int, int]]:

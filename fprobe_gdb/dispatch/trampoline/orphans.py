@@ -6,7 +6,7 @@ import contextlib
 import struct
 from collections.abc import Callable, Collection, Iterator
 
-from fprobe_gdb.dispatch.trampoline.pads import Action, Field, NodeField, State
+from fprobe_gdb.dispatch.trampoline.pads import Field, NodeField, State
 from fprobe_gdb.dispatch.trampoline.record_format import NodeWord
 from fprobe_gdb.dispatch.trampoline.zone import HOST_NODES, HUGE_BYTES, MAX_NODES, NODE_BYTES, SLOT_BYTES, SLOTS, Zone
 from fprobe_gdb.errors import MemoryFault
@@ -91,10 +91,11 @@ def _real_return(zone: Zone, words: memoryview, node: int) -> int:
     return addr
 
 
-# A pad fills its slot with all that it needs to go on by itself.
+# A pad has in its slot all that it needs to go on by itself.
 def _answer(zone: Zone, read: Read, write: Write) -> None:
     states = read(zone.word(Zone.STATES), SLOTS)
     for slot, state in enumerate(states):
-        if state == State.POSTED:
-            write(zone.slots + slot * SLOT_BYTES + Field.ACTION, struct.pack("<Q", Action.GO_ON))
-            write(zone.word(Zone.STATES) + slot, bytes([State.ANSWERED]))
+        if state in (State.POSTED, State.LEAVING):
+            at = zone.slots + slot * SLOT_BYTES
+            write(at + Field.CHANGED, bytes(8))
+            write(at + Field.ANSWERED, read(at + Field.USE, 8))

@@ -78,6 +78,12 @@ class PadHit(SlotWords):
         self._moved, self._state = at, None
         self.use = at.use
 
+    def abandon(self) -> None:
+        """A function that a handler called has not come back. Whatever is answered about this hit, its pad will not
+        see it.
+        """
+        self.use = 0
+
 
 class Handled(list[PadHit]):
     """Hits whose handlers are running: one, and more where a handler calls a function that hits a probe. The innermost

@@ -8,11 +8,22 @@ What ftrace keeps, a pad keeps: interrupts stay as they are; preemption is off w
 is touched; and it may be interrupted at each instruction by another hit, which takes another slot. It holds no lock.
 
 The guest outlives the host. A pad that has waited for :attr:`~.zone.Zone.BOUND_TSC` takes its slot back, counts the
-call as lost and lets it through, and so do all after it, until the host is back and clears ``HOST_AWAY``. Who may have
-the slot then is settled in the manner of Dekker: each side writes its word, and then reads the other's. So it is once
-more where a pad leaves a host that had begun (it was stopped, or its handler takes for ever): the pad says that it
-leaves, and the host, before it writes any answer, that it answers. What they say is the number of this use of the slot,
-so a late answer never gets to another hit.
+call as lost and lets it through, and so do all after it, until the host is back and clears ``HOST_AWAY``.
+
+The host may stand still between any two of its accesses, for as long as it likes, while the slot passes on to other
+hits. So each word is written by one side only, and what the host writes has to do with one hit alone, whose number it
+says: the number of this use of the slot.
+
+- ``TAKEN`` is the host's: it has begun with this hit, and is the one that counts it. A pad that wants to give up writes
+  the state ``LEAVING``, and then reads that; the host writes it, and then reads the state (Dekker).
+- ``ANSWERED`` is the host's: what the pad is to do is complete. Where that is more than to go on, it is in words of the
+  host's own, and ``CHANGED`` is this use of the slot.
+- ``LEFT`` is the pad's: it has waited for a host that had begun (it was stopped, or its handler takes for ever), and
+  looks a last time whether there is an answer. Where there is none it writes ``GONE``. So it is the pad who decides: a
+  host that answers just then waits for its word.
+
+A processor may hold back what it has written until it has read something else. A pad that is about to decide has time:
+it gives the host's some (:data:`_SETTLE`), so that the host, of which each microsecond counts, needs no fence.
 """
 
 from __future__ import annotations
@@ -28,24 +39,22 @@ from fprobe_gdb.dispatch.trampoline.stub_code import NODES_BY_STUBS_SHIFT
 from fprobe_gdb.dispatch.trampoline.zone import MAX_NODES, SLOT_BYTES, SLOTS, STUB_BYTES, Zone
 from fprobe_gdb.registers import ARGUMENT_REGISTERS
 
-__all__ = ["DOORBELL_PORT", "SLOT_REGISTERS", "Action", "CallPads", "Field", "Kind", "NodeField", "State", "call_pads"]
+__all__ = ["DOORBELL_PORT", "SLOT_REGISTERS", "CallPads", "Change", "Field", "Kind", "NodeField", "State", "call_pads"]
 
 #: The port that wakes the host: QEMU's isa-debugcon.
 DOORBELL_PORT = 0xE9
 
 
 class State(IntEnum):
-    """A slot's state, one byte."""
+    """A slot's state, one byte, written by pads alone."""
 
     FREE = 0
-    #: A pad is filling it.
+    #: A pad is filling it, or has seen its answer.
     OWNED = 1
-    #: The host's turn.
+    #: The host's turn, unless it has answered.
     POSTED = 2
-    #: The pad's turn.
-    ANSWERED = 3
-    #: The pad wants to give up and looks whether the host has begun.
-    LEAVING = 4
+    #: The pad wants to give up and looks whether the host has begun, or has answered.
+    LEAVING = 3
 
 
 class Kind(IntEnum):
@@ -57,24 +66,28 @@ class Kind(IntEnum):
     CALLED = 3
 
 
-class Action(IntEnum):
-    """What the host asks for."""
+class Change(IntEnum):
+    """What the host asks for, bits."""
 
-    GO_ON = 0
-    CALL = 1
+    #: Leave :attr:`Field.NEW_RET` in the return slot.
+    RETURN = 1
+    #: Go on at :attr:`Field.TO`, with :attr:`Field.NEW_FRAME`.
+    REGISTERS = 2
+    #: Call :attr:`Field.FUNCTION`, and post the slot again.
+    CALL = 4
 
 
 class Field(IntEnum):
     """Offsets in a slot, in bytes; 64-bit words."""
 
-    # What few hits need.
+    # The pad's. What few hits need:
     TSC = 0x00
     KPROBE = 0x08
     CR3 = 0x10
     CPU = 0x18
     RESULT = 0x20
-    #: The host's: the USE word of the hit that it has answered; the pad may write the slot's state at the same time.
-    ANSWERED = 0x28
+    #: The USE word of the last hit that left a host that had begun, unless it found an answer then.
+    LEFT = 0x28
     # What the host wants of every hit, in one piece; the stack pointer and what follows are also what regs are made of.
     #: Counts the times that the slot was posted. Never 0 then.
     USE = 0x30
@@ -86,33 +99,41 @@ class Field(IntEnum):
     RET_IP = 0x48
     TASK = 0x50
     PREEMPT_COUNT = 0x58
-    #: The stack pointer when the function was entered, or when it has returned. The host may change it.
+    #: The stack pointer when the function was entered, or when it has returned.
     SP = 0x60
     FLAGS = 0x68
     #: :data:`SLOT_REGISTERS`, one word each.
     REGISTERS = 0x70
     # What the host does not take.
-    ACTION = 0xE8
-    FUNCTION = 0xF0
-    #: Entry: what the word at SP shall be.
-    NEW_RET = 0xF8
     #: Where to go on.
-    TO = 0x100
-    #: The host's claim: the USE word of the hit that it handles.
-    TAKEN = 0x108
-    #: The pad's: the USE word of the last hit that left a host that had begun.
-    LEFT = 0x110
-    #: The host's: the USE word of the hit that it answers.
-    ANSWERING = 0x118
-    #: Of the guest function to call: six words, by :data:`~fprobe_gdb.registers.ARGUMENT_REGISTERS`. Apart from the
-    #: registers of the hit, which are what is given back, also by a pad that gives up behind the call.
-    ARGUMENTS = 0x120
+    ON = 0xE8
+    #: The USE word of the last hit that left a host that had begun, and found no answer.
+    GONE = 0xF0
+    #: Of the hit that LEFT says: its location, if it was the entry of a function; else 0.
+    LEFT_IP = 0xF8
+    # The host's.
+    #: The USE word of the hit that it has begun with.
+    TAKEN = 0x100
+    #: The USE word of the hit that it has answered.
+    ANSWERED = 0x108
+    #: The USE word of the hit for which CHANGES says what to change; for others it is nothing.
+    CHANGED = 0x110
+    #: :class:`Change` bits.
+    CHANGES = 0x118
+    NEW_RET = 0x120
+    FUNCTION = 0x128
+    #: Six words, by :data:`~fprobe_gdb.registers.ARGUMENT_REGISTERS`.
+    ARGUMENTS = 0x130
+    TO = 0x160
+    #: What SP, FLAGS and REGISTERS shall be.
+    NEW_FRAME = 0x168
 
 
 #: The order of the general registers in a slot.
 SLOT_REGISTERS = ("ax", "bx", "cx", "dx", "si", "di", "bp", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15")
-assert Field.REGISTERS + 8 * len(SLOT_REGISTERS) == Field.ACTION
-assert Field.ARGUMENTS + 8 * len(ARGUMENT_REGISTERS) <= SLOT_BYTES
+assert Field.REGISTERS + 8 * len(SLOT_REGISTERS) == Field.ON
+assert Field.ARGUMENTS + 8 * len(ARGUMENT_REGISTERS) == Field.TO
+assert Field.NEW_FRAME + Field.ON - Field.SP <= SLOT_BYTES
 
 
 class NodeField(IntEnum):
@@ -134,6 +155,8 @@ _BELOW = 8 * len(_SAVED)
 _LOOKS = 2000
 # How often a pad waits for a host that has begun with its hit.
 _PATIENCE = 8
+# How often a pad pauses before it reads what decides. What a processor has written others see in a small part of that.
+_SETTLE = 64
 # For so many cells a pad looks for the one of its location.
 _LOST_LOOKS = 1024
 
@@ -181,7 +204,8 @@ class _Pad:
     offsets: PerCpuOffsets
     cpu_number: int | None
 
-    # r12 is the slot, r13 its state, r14 the deadline, r15 the patience left: functions that are called keep these.
+    # rbx is the use of the slot, r12 the slot, r13 its state, r14 the deadline, r15 the patience left: functions that
+    # are called keep these.
     def emit(self, scope: str, kind: Kind) -> None:
         asm = self.asm
         self._save()
@@ -191,21 +215,29 @@ class _Pad:
         asm.label(scope + "post")
         self._post_and_wait(scope, kind)
         asm.label(scope + "answered")
-        asm.cmpl_imm(at("r12", Field.ACTION), Action.CALL)
-        asm.jcc("e", scope + "call")
+        asm.movb_imm(at("r13"), State.OWNED)
+        asm.cmp("bx", at("r12", Field.CHANGED))
+        asm.jcc("e", scope + "change")
         asm.label(scope + "leave")
         self._preempt_count(asm.decl)
-        self._leave(kind)
+        self._leave()
+        asm.label(scope + "change")
+        self._change(scope)
+        asm.jmp(scope + "leave")
         asm.label(scope + "call")
         self._call()
         asm.jmp(scope + "post")
         asm.label(scope + "give_up")
-        asm.movl_imm(rip(self.zone.word(Zone.HOST_AWAY)), 1)
+        # Behind a function that the host has called this hit is the host's to count.
+        asm.cmpl_imm(at("r12", Field.KIND), Kind.CALLED)
+        asm.jcc("e", scope + "gone")
         if kind is Kind.ENTRY:
             asm.mov("ax", at("r12", Field.IP))
             self._count_lost_entry()
         else:
             self._end_call(at("r12", Field.IP))
+        asm.label(scope + "gone")
+        asm.movl_imm(rip(self.zone.word(Zone.HOST_AWAY)), 1)
         asm.jmp(scope + "leave")
         asm.label(scope + "skip")
         self._skip(kind)
@@ -256,23 +288,20 @@ class _Pad:
             asm.mov("ax", at("sp", 8 * index))
             asm.mov(at("r12", Field.FLAGS if name == "flags" else _register(name)), "ax")
         asm.mov_imm(at("r12", Field.KIND), kind)
-        asm.mov_imm(at("r12", Field.TAKEN), 0)
-        asm.mov_imm(at("r12", Field.ACTION), Action.GO_ON)
         asm.lea("ax", at("sp", _BELOW + 8))
         asm.mov(at("r12", Field.SP), "ax")
         asm.mov("ax", at("sp", _BELOW))
         if kind is Kind.ENTRY:
-            asm.mov(at("r12", Field.TO), "ax")
+            asm.mov(at("r12", Field.ON), "ax")
             asm.sub_imm("ax", FENTRY_BYTES)
             asm.mov(at("r12", Field.IP), "ax")
             asm.mov("ax", at("sp", _BELOW + 8))
             asm.mov(at("r12", Field.RET_IP), "ax")
-            asm.mov(at("r12", Field.NEW_RET), "ax")
         else:
             asm.mov(at("r12", Field.IP), "ax")
             self._find_node("cx", at("r12", Field.IP))
             asm.mov("ax", at("cx", NodeField.RET_ADDR))
-            asm.mov(at("r12", Field.TO), "ax")
+            asm.mov(at("r12", Field.ON), "ax")
         self._note_cpu()
         for field, offset in ((Field.TASK, self.offsets.current_task), (Field.KPROBE, self.offsets.current_kprobe)):
             if offset is None:
@@ -313,7 +342,8 @@ class _Pad:
 
     def _post_and_wait(self, scope: str, kind: Kind) -> None:
         asm, zone = self.asm, self.zone
-        asm.incl(at("r12", Field.USE))
+        asm.inc(at("r12", Field.USE))
+        asm.mov("bx", at("r12", Field.USE))
         self._now()
         asm.mov(at("r12", Field.TSC), "ax")
         asm.movl_imm("r15", _PATIENCE)
@@ -323,14 +353,12 @@ class _Pad:
         asm.movb_imm(at("r13"), State.POSTED)
         asm.fence()
         asm.cmpl_imm(rip(zone.word(Zone.HOST_SLEEPS)), 0)
-        asm.jcc("e", scope + "posted")
+        asm.jcc("e", scope + "wait")
         asm.out_al(DOORBELL_PORT)
-        asm.label(scope + "posted")
-        self._unless_answered(scope)
         asm.label(scope + "wait")
         asm.movl_imm("cx", _LOOKS)
         asm.label(scope + "look")
-        asm.cmpb_imm(at("r13"), State.ANSWERED)
+        asm.cmp("bx", at("r12", Field.ANSWERED))
         asm.jcc("e", scope + "answered")
         asm.decl("cx")
         asm.jcc("ne", scope + "look")
@@ -338,40 +366,43 @@ class _Pad:
         self._now()
         asm.cmp("ax", "r14")
         asm.jcc("b", scope + "wait")
-        # The host may have begun just now.
+        # The host may begin just now.
         asm.movb_imm(at("r13"), State.LEAVING)
-        asm.fence()
-        self._unless_answered(scope)
-        asm.cmp("cx", at("r12", Field.TAKEN))
+        self._settle(scope + "leaving")
+        asm.cmp("bx", at("r12", Field.ANSWERED))
+        asm.jcc("e", scope + "answered")
+        asm.cmp("bx", at("r12", Field.TAKEN))
         asm.jcc("ne", scope + "give_up")
+        self._now()
         asm.decl("r15")
         asm.jcc("ne", scope + "bound")
-        self._leave_host(scope, kind)
-        asm.jmp(scope + "give_up")
-
-    # Behind a write of the state, which the host may have written just before, and a fence. Leaves USE in cx.
-    def _unless_answered(self, scope: str) -> None:
-        asm = self.asm
-        asm.mov("cx", at("r12", Field.USE))
-        asm.cmp("cx", at("r12", Field.ANSWERED))
-        asm.jcc("e", scope + "answered")
-
-    # The host has begun long ago. Leave it, unless it answers just now: that takes it microseconds, if it lives.
-    def _leave_host(self, scope: str, kind: Kind) -> None:
-        asm = self.asm
-        asm.cmp("cx", at("r12", Field.LEFT))
-        asm.jcc("e", scope + "give_up")
+        # The host has begun long ago, and may answer just now. The call is its to count.
         if kind is Kind.EXIT:
             # In front of our word: behind it the host may give the node to another call.
-            asm.push("ax")
-            self._find_node("dx", at("r12", Field.IP))
-            asm.mov_imm(at("dx", NodeField.ENDED), 1)
-            asm.pop("ax")
-        asm.mov(at("r12", Field.LEFT), "cx")
+            self._find_node("cx", at("r12", Field.IP))
+            asm.mov_imm(at("cx", NodeField.ENDED), 1)
+        asm.xorl("ax", "ax")
+        asm.cmpl_imm(at("r12", Field.KIND), Kind.ENTRY)
+        asm.jcc("ne", scope + "counted")
+        asm.mov("ax", at("r12", Field.IP))
+        asm.label(scope + "counted")
+        asm.mov(at("r12", Field.LEFT_IP), "ax")
+        asm.mov(at("r12", Field.LEFT), "bx")
+        self._settle(scope + "left")
+        asm.cmp("bx", at("r12", Field.ANSWERED))
+        asm.jcc("e", scope + "answered")
+        asm.mov(at("r12", Field.GONE), "bx")
+        asm.jmp(scope + "gone")
+
+    # Let the host see what we have written, and ourselves what it has written up to then.
+    def _settle(self, scope: str) -> None:
+        asm = self.asm
         asm.fence()
-        asm.movl_imm("r15", _PATIENCE)
-        asm.cmp("cx", at("r12", Field.ANSWERING))
-        asm.jcc("e", scope + "bound")
+        asm.movl_imm("cx", _SETTLE)
+        asm.label(scope)
+        asm.pause()
+        asm.decl("cx")
+        asm.jcc("ne", scope)
 
     # The TSC into ax; clobbers dx.
     def _now(self) -> None:
@@ -381,14 +412,11 @@ class _Pad:
         asm.or_("ax", "dx")
 
     # Give everything back, as the slot has it, below where the stack pointer will be, and free the slot.
-    def _leave(self, kind: Kind) -> None:
+    def _leave(self) -> None:
         asm = self.asm
-        if kind is Kind.ENTRY:
-            asm.mov("cx", at("r12", Field.NEW_RET))
-            asm.mov(at("sp", _BELOW + 8), "cx")
         asm.mov("cx", at("r12", Field.SP))
         popped = [_register(name) for name in ("dx", "cx", "ax")]
-        below = (Field.TO, *popped, Field.FLAGS, _register("r12"), _register("r13"))
+        below = (Field.ON, *popped, Field.FLAGS, _register("r12"), _register("r13"))
         for count, field in enumerate(below, 1):
             asm.mov("ax", at("r12", field))
             asm.mov(at("cx", -8 * count), "ax")
@@ -403,6 +431,25 @@ class _Pad:
             asm.pop(name)
         asm.ret()
 
+    # What the host has answered goes to where _leave() takes it from. To "call" where that is asked for.
+    def _change(self, scope: str) -> None:
+        asm = self.asm
+        asm.movl("dx", at("r12", Field.CHANGES))
+        asm.testl_imm("dx", Change.CALL)
+        asm.jcc("ne", scope + "call")
+        asm.testl_imm("dx", Change.RETURN)
+        asm.jcc("e", scope + "same_return")
+        asm.mov("ax", at("r12", Field.NEW_RET))
+        asm.mov(at("sp", _BELOW + 8), "ax")
+        asm.label(scope + "same_return")
+        asm.testl_imm("dx", Change.REGISTERS)
+        asm.jcc("e", scope + "leave")
+        asm.mov("ax", at("r12", Field.TO))
+        asm.mov(at("r12", Field.ON), "ax")
+        for offset in range(0, Field.ON - Field.SP, 8):
+            asm.mov("ax", at("r12", Field.NEW_FRAME + offset))
+            asm.mov(at("r12", Field.SP + offset), "ax")
+
     # Run a guest function in the context of the probed one.
     def _call(self) -> None:
         asm = self.asm
@@ -415,7 +462,6 @@ class _Pad:
         self._preempt_count(asm.incl)
         self._note_cpu()
         asm.mov_imm(at("r12", Field.KIND), Kind.CALLED)
-        asm.mov_imm(at("r12", Field.ACTION), Action.GO_ON)
 
     # A call of the location in ax: in the cell of the location, which is the first one that has it or is free, and then
     # in the sum. Clobbers ax, bx, cx, dx, si.
@@ -447,7 +493,7 @@ class _Pad:
         asm.label(scope + "counted")
         asm.lock_inc(rip(zone.word(Zone.LOST_ENTRIES)))
 
-    # A call in flight returns unseen; its node in cx. Clobbers ax.
+    # A call in flight returns unseen; its node in cx afterwards. Clobbers ax.
     def _end_call(self, pushed: Mem) -> None:
         asm = self.asm
         asm.lock_inc(rip(self.zone.word(Zone.LOST_EXITS)))

@@ -9,32 +9,41 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 
-from fprobe_gdb.dispatch.trampoline.pads import SLOT_REGISTERS, Action, Field, State
+from emu.deadline import Deadline
+from fprobe_gdb.dispatch.trampoline.pads import SLOT_REGISTERS, Change, Field, State
 from fprobe_gdb.dispatch.trampoline.zone import SLOT_BYTES, SLOTS, Zone
 from fprobe_gdb.probe.regs import FRAME_REGISTERS
 from fprobe_gdb.registers import MASK64
 from fprobe_gdb.target.guest_ram import GuestRam
+from fprobe_gdb.target.process_ram import RamView
 
 __all__ = ["FRAME_OFFSET", "HEADER_OFFSET", "Posted", "SlotRegisters", "SlotWords", "Slots", "unpack_header"]
 
 # Members of enumerations are slow to look up, and these are needed at each hit.
-_POSTED, _LEAVING, _ANSWERED_STATE = int(State.POSTED), int(State.LEAVING), int(State.ANSWERED)
+_POSTED, _LEAVING = int(State.POSTED), int(State.LEAVING)
 _POSTED_BYTE = bytes([_POSTED])
-_TAKEN, _SP, _TO, _NEW_RET = (field // 8 for field in (Field.TAKEN, Field.SP, Field.TO, Field.NEW_RET))
-_USE, _LEFT, _ANSWERING, _ANSWERED = (field // 8 for field in (Field.USE, Field.LEFT, Field.ANSWERING, Field.ANSWERED))
-_ACTION, _FUNCTION, _ARGUMENTS = (field // 8 for field in (Field.ACTION, Field.FUNCTION, Field.ARGUMENTS))
+_TAKEN, _ANSWERED, _CHANGED = (field // 8 for field in (Field.TAKEN, Field.ANSWERED, Field.CHANGED))
+_USE, _LEFT, _LEFT_IP, _GONE = (field // 8 for field in (Field.USE, Field.LEFT, Field.LEFT_IP, Field.GONE))
+_CHANGES, _NEW_RET, _TO, _ON = (field // 8 for field in (Field.CHANGES, Field.NEW_RET, Field.TO, Field.ON))
+_FUNCTION, _ARGUMENTS = Field.FUNCTION // 8, Field.ARGUMENTS // 8
+_RETURN, _REGISTERS, _CALL = int(Change.RETURN), int(Change.REGISTERS), int(Change.CALL)
 # What is taken of a slot ends with the registers, as handlers' regs want it.
-_SAID_BYTES = int(Field.ACTION)
+_SAID_BYTES = int(Field.ON)
 _WORD = struct.Struct("<Q").unpack_from
 HEADER_OFFSET = int(Field.USE)
 # How often a slot may be the next one while others may wait.
 _IN_A_ROW = 8
 # For so many times as little as a look at one of them takes, others wait while we look for a hit.
 _GLANCES = 16
+# A pad that leaves decides within microseconds, if its vCPU runs.
+_DECIDES_SEC = 1.0
 
 _OFFSETS: dict[str, int] = {name: Field.REGISTERS + 8 * index for index, name in enumerate(SLOT_REGISTERS)}
 _OFFSETS |= {"sp": int(Field.SP), "ip": int(Field.IP), "flags": int(Field.FLAGS)}
 assert [_OFFSETS[name] for name in FRAME_REGISTERS] == list(range(Field.SP, _SAID_BYTES, 8))
+# Where in the host's words they are that it writes, and how many.
+_NEW = (Field.NEW_FRAME - Field.SP) // 8
+_FRAME_WORDS = len(FRAME_REGISTERS)
 
 _HEADER = (Field.USE, Field.KIND, Field.IP, Field.RET_IP, Field.TASK, Field.PREEMPT_COUNT, Field.SP)
 assert list(_HEADER) == list(range(HEADER_OFFSET, Field.FLAGS, 8))
@@ -142,16 +151,28 @@ class Slots:
         # Where the last hit was, and for how long it has been there.
         self._last = self._states
         self._in_a_row = 0
+        # Locations of those that left in the moment in which we began with them.
+        self._left: list[int] = []
 
     def next_posted(self) -> int | None:
         """A slot that waits for us, None when there is none. They take turns."""
-        found = self._find(_POSTED_BYTE, self._last + 1, self._states_end)
-        if found < 0:
-            found = self._find(_POSTED_BYTE, self._states, self._last + 1)
+        begin, end = self._last + 1, self._states_end
+        while True:
+            found = self._find(_POSTED_BYTE, begin, end)
             if found < 0:
-                return None
-        self._last, self._in_a_row = found, 0
-        return found - self._states
+                if end <= self._last + 1:
+                    return None
+                begin, end = self._states, self._last + 1
+            elif self._waits(found):
+                self._last, self._in_a_row = found, 0
+                return found - self._states
+            else:
+                begin = found + 1
+
+    # Whether the hit in a posted slot is one that we have not answered: its pad may not have seen the answer.
+    def _waits(self, at: int) -> bool:
+        words = self._slots[at - self._states].words
+        return words[_ANSWERED] != words[_USE]
 
     def look(self) -> int | None:
         """The same, for who looks again and again: most looks are at the last one alone, as that takes the least."""
@@ -159,23 +180,26 @@ class Slots:
             states, last = self._bytes, self._last
             for _ in range(_GLANCES):
                 if states[last] == _POSTED:
-                    self._in_a_row += 1
-                    return last - self._states
+                    slot = last - self._states
+                    words = self._slots[slot].words
+                    if words[_ANSWERED] != words[_USE]:
+                        self._in_a_row += 1
+                        return slot
         return self.next_posted()
 
     def waiting(self) -> list[int]:
         """All slots that wait for us."""
         states = self._bytes[self._states : self._states_end].tobytes()
-        return [slot for slot, state in enumerate(states) if state == _POSTED]
+        return [slot for slot, state in enumerate(states) if state == _POSTED and self._waits(self._states + slot)]
 
     def is_posted(self, slot: int) -> bool:
         """Whether this slot waits for us."""
-        words = self._slots[slot].words
-        return self._bytes[self._states + slot] == _POSTED and words[_ANSWERED] != words[_USE]
+        at = self._states + slot
+        return self._bytes[at] == _POSTED and self._waits(at)
 
     def take(self, slot: int) -> bytes | None:
-        """Begin with a hit: from now on its pad will not give up soon. None when it has just done so, or was answered
-        and has not seen that yet.
+        """Begin with the hit of a slot that waits for us. From now on it is ours to count, and its pad will not give up
+        soon. None when its pad gave up before.
 
         :return: what the pad says, see :class:`SlotWords`.
         """
@@ -183,24 +207,35 @@ class Slots:
         words = place.words
         words[_TAKEN] = use = words[_USE]
         said = place.said.tobytes()
-        while (state := self._bytes[self._states + slot]) == _LEAVING:
-            pass
-        if state != _POSTED or words[_USE] != use or words[_ANSWERED] == use:
-            return None
-        return said
+        # In this order: only then the state is that of this use.
+        if self._bytes[self._states + slot] == _POSTED and words[_USE] == use:
+            return said
+        return self._take_leaving(slot, use)
 
-    def may_answer(self, slot: int, use: int) -> bool:
-        """Whether the pad of a hit that was begun with is still there; it waits for the answer then, which has to come
-        at once.
+    # A pad that was about to give up when we began, or has.
+    def _take_leaving(self, slot: int, use: int) -> bytes | None:
+        place, states, at = self._slots[slot], self._bytes, self._states + slot
+        words, deadline = place.words, Deadline(_DECIDES_SEC)
+        while True:
+            said = place.said.tobytes()
+            state = states[at]
+            if state not in (_POSTED, _LEAVING) or words[_USE] != use:
+                break
+            if state == _POSTED:
+                return said
+            if deadline.expired:
+                # The guest stands still, or is gone. Should the pad have seen that we had begun, it waits for us again.
+                words[_TAKEN] = 0
+                return None
+        if words[_LEFT] >= use and (planted := words[_LEFT_IP]):
+            # It saw that we had begun, and ran out of patience before we have seen that it did.
+            self._left.append(planted)
+        return None
 
-        :param use: the slot's :attr:`~.pads.Field.USE` at that time.
-        """
-        words = self._slots[slot].words
-        words[_ANSWERING] = use
-        if words[_USE] == use and words[_LEFT] != use:
-            return True
-        words[_TAKEN] = 0
-        return False
+    def take_left(self) -> list[int]:
+        """Where calls were entered that were ours to count, and that we have not seen: what pads take for locations."""
+        left, self._left = self._left, []
+        return left
 
     def answer(
         self,
@@ -211,7 +246,7 @@ class Slots:
         sp: int | None = None,
         writes: Mapping[str, int] | None = None,
     ) -> bool:
-        """Answer, if :meth:`may_answer` says so: the pad gives everything back and goes on.
+        """Answer a hit that was begun with: the pad gives everything back and goes on.
 
         :param to: where, if not behind the location (or where the call returns to).
         :param new_ret: what to leave in the return slot.
@@ -220,40 +255,60 @@ class Slots:
         :return: whether the pad was still there.
         """
         words = self._slots[slot].words
-        # may_answer(), without what a call costs.
-        words[_ANSWERING] = use
-        if words[_USE] != use or words[_LEFT] == use:
-            return self.may_answer(slot, use)
-        if to is not None:
-            words[_TO] = to
+        if words[_USE] != use:
+            # The slot may be that of a hit whose pad has yet to see its answer.
+            return False
+        changes = 0
+        if to is not None or sp is not None or writes:
+            changes = _REGISTERS
+            self._change_registers(words, to, sp, writes or {})
         if new_ret is not None:
+            changes |= _RETURN
             words[_NEW_RET] = new_ret
-        if sp is not None:
-            words[_SP] = sp
-        if writes:
-            for name, value in writes.items():
-                words[_OFFSETS[name] // 8] = value & MASK64
-        # _answered(), for the same reason.
+        if changes:
+            words[_CHANGES] = changes
+            words[_CHANGED] = use
         words[_ANSWERED] = use
-        self._bytes[self._states + slot] = _ANSWERED_STATE
-        return True
+        return words[_LEFT] < use or self._decided(slot, use)
 
-    def call(self, slot: int, use: int, function: int, args: Sequence[int]) -> None:
+    # All of them, as the pad takes them in one go.
+    def _change_registers(
+        self, words: RamView | memoryview, to: int | None, sp: int | None, writes: Mapping[str, int]
+    ) -> None:
+        for at in range(Field.SP // 8, Field.SP // 8 + _FRAME_WORDS):
+            words[_NEW + at] = words[at]
+        if sp is not None:
+            words[_NEW + Field.SP // 8] = sp
+        for name, value in writes.items():
+            words[_NEW + _OFFSETS[name] // 8] = value & MASK64
+        words[_TO] = words[_ON] if to is None else to
+
+    def call(self, slot: int, use: int, function: int, args: Sequence[int]) -> bool:
         """Answer: the pad calls a guest function, and posts the slot again.
 
         :param args: up to six.
+        :return: whether the pad was still there.
         """
         words = self._slots[slot].words
+        if words[_USE] != use:
+            return False
         for index, arg in enumerate(args, _ARGUMENTS):
             words[index] = arg & MASK64
         words[_FUNCTION] = function & MASK64
-        words[_ACTION] = Action.CALL
-        self._answered(slot, use)
+        words[_CHANGES] = _CALL
+        words[_CHANGED] = use
+        words[_ANSWERED] = use
+        return words[_LEFT] < use or self._decided(slot, use)
 
-    # In this order: a pad that overwrites the state just now looks at the word afterwards.
-    def _answered(self, slot: int, use: int) -> None:
-        self._slots[slot].words[_ANSWERED] = use
-        self._bytes[self._states + slot] = _ANSWERED_STATE
+    # We have answered while the pad was leaving, which is at microseconds that are the last of many seconds: whether it
+    # has seen that. Where its vCPU stands still just there nobody knows, and it is taken for one that has: so its node
+    # is not given to another call.
+    def _decided(self, slot: int, use: int) -> bool:
+        words, states, at = self._slots[slot].words, self._bytes, self._states + slot
+        deadline = Deadline(_DECIDES_SEC)
+        while states[at] == _LEAVING and words[_USE] == use and words[_GONE] < use and not deadline.expired:
+            pass
+        return words[_GONE] < use
 
     def close(self) -> None:
         """Let go of the guest's memory."""

@@ -41,10 +41,10 @@ _FLAGS = (0x1, 0x4, 0x40, 0x80, 0x200, 0x800)
 class PadMachine:
     """One vCPU in a function's entry, a zone, and the host's side of it.
 
-    :param answer: called for each posted hit; has to answer it, or not.
+    :param answer: called for each posted hit; has to answer it, or not. None: nobody looks at the slots while it runs.
     """
 
-    def __init__(self, answer: Callable[[PadMachine, Posted], None]) -> None:
+    def __init__(self, answer: Callable[[PadMachine, Posted], None] | None) -> None:
         self.answer = answer
         self.zone = Zone(0, 3 * HUGE_BYTES, CODE, CODE + HUGE_BYTES, 1)
         self._memory = mmap.mmap(-1, self.zone.size_bytes)
@@ -64,7 +64,8 @@ class PadMachine:
         self.uc.ctl_set_tlb_mode(unicorn.UC_TLB_VIRTUAL)
         self._map()
         self.uc.hook_add(unicorn.UC_HOOK_INSN, self._on_out, aux1=x86.UC_X86_INS_OUT)
-        self.uc.hook_add(unicorn.UC_HOOK_CODE, self._on_code)
+        if answer is not None:
+            self.uc.hook_add(unicorn.UC_HOOK_CODE, self._on_code)
 
     def _map(self) -> None:
         import ctypes
@@ -137,6 +138,17 @@ class PadMachine:
         self.uc.emu_start(begin, until, count=limit)
         assert self.registers()["ip"] == until, hex(self.registers()["ip"])
 
+    def step(self, count: int, until: int) -> bool:
+        """Run so many instructions, or to an address. Whether it is there."""
+        if count and self.ip != until:
+            self.uc.emu_start(self.ip, until, count=count)
+        return self.ip == until
+
+    @property
+    def ip(self) -> int:
+        """Where it is."""
+        return int(self.uc.reg_read(x86.UC_X86_REG_RIP))
+
     def _on_out(self, uc: object, port: int, size: int, value: int, data: object) -> None:
         assert (port, size) == (DOORBELL_PORT, 1)
         self.rings += 1
@@ -148,4 +160,5 @@ class PadMachine:
         if slot is not None and (said := self.slots.take(slot)):
             posted = Posted(slot, said)
             self.posted.append(posted)
+            assert self.answer is not None
             self.answer(self, posted)

@@ -17,7 +17,7 @@ from fprobe_gdb.dispatch.trampoline.journal import (
 from fprobe_gdb.dispatch.trampoline.loan_mark import LoanMark, find_marks
 from fprobe_gdb.dispatch.trampoline.node_pools import NodePools
 from fprobe_gdb.dispatch.trampoline.orphans import hand_back, held_by_tracers, owns_text
-from fprobe_gdb.dispatch.trampoline.pads import Action, Field, NodeField, State
+from fprobe_gdb.dispatch.trampoline.pads import Field, NodeField, State
 from fprobe_gdb.dispatch.trampoline.record_format import NodeWord
 from fprobe_gdb.dispatch.trampoline.returns import Returns
 from fprobe_gdb.dispatch.trampoline.zone import HUGE_BYTES, PIECE_BYTES, SLOT_BYTES, Zone
@@ -218,12 +218,14 @@ def test_marks_of_this_boot_are_found(guest: Guest) -> None:
 
 
 def test_pads_that_wait_are_let_go_on(guest: Guest) -> None:
-    states = guest.zone.word(Zone.STATES)
-    guest.write(states, bytes([State.FREE, State.OWNED, State.POSTED, State.ANSWERED, State.LEAVING]))
-    action = guest.zone.slots + 2 * SLOT_BYTES + Field.ACTION
-    guest.write(action, (Action.CALL).to_bytes(8, "little"))
+    """Those that wait, and those that look whether there is an answer; what their host wanted is of no use any more."""
+    use, states = 7, bytes([State.FREE, State.OWNED, State.POSTED, State.LEAVING])
+    guest.write(guest.zone.word(Zone.STATES), states)
+    slots = [guest.zone.slots + slot * SLOT_BYTES for slot in range(len(states))]
+    for slot in slots:
+        guest.write(slot + Field.USE, use.to_bytes(8, "little"))
+        guest.write(slot + Field.CHANGED, use.to_bytes(8, "little"))
     hand_back(guest.zone, guest.read, guest.write)
-    assert list(guest.read(states, 5)) == [
-        State.FREE, State.OWNED, State.ANSWERED, State.ANSWERED, State.LEAVING,
-    ]  # fmt: skip
-    assert guest.word(action) == Action.GO_ON
+    assert guest.read(guest.zone.word(Zone.STATES), len(states)) == states
+    assert [guest.word(slot + Field.ANSWERED) for slot in slots] == [0, 0, use, use]
+    assert [guest.word(slot + Field.CHANGED) for slot in slots] == [use, use, 0, 0]
