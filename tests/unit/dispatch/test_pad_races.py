@@ -11,10 +11,10 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from unicorn.x86_const import UC_X86_REG_RDI
+from unicorn.x86_const import UC_X86_REG_RDI, UC_X86_REG_RIP
 
 from fprobe_gdb.dispatch.trampoline import pads
-from fprobe_gdb.dispatch.trampoline.pads import Kind
+from fprobe_gdb.dispatch.trampoline.pads import Field, Kind
 from fprobe_gdb.dispatch.trampoline.slots import Posted, Slots
 from fprobe_gdb.dispatch.trampoline.zone import Zone
 from tests.unit.dispatch.pad_machine import CALLER, FUNCTION, PadMachine
@@ -248,3 +248,27 @@ def test_how_many_instructions_there_are() -> None:
             assert story.slots.take(story.slots.next_posted() or 0)
         story.go_on(instructions)
         assert not story.stands
+
+
+def test_a_node_that_is_given_to_another_call_has_not_ended() -> None:
+    """The pad of a return says that it leaves, and the host gives its node away before the pad has left."""
+    machine = PadMachine(None)
+    machine.set_word(Zone.BOUND_TSC, 1)
+    frame = machine.scramble(1)["sp"]
+    stub = machine.returns.hook(CALLER, CALLER, frame, 1)
+    machine.uc.mem_write(frame, stub.to_bytes(8, "little"))
+    machine.uc.reg_write(UC_X86_REG_RIP, BEHIND)
+    while (slot := machine.slots.next_posted()) is None:
+        machine.step(1, CALLER)
+    said = machine.slots.take(slot)
+    assert said
+    use = Posted(slot, said).use
+    while machine.slots._slots[slot].words[Field.GONE // 8] != use:
+        assert not machine.step(1, CALLER)
+    assert not machine.slots.answer(slot, use)
+    call = machine.returns.find(stub)
+    assert call
+    machine.returns.free(call)
+    assert machine.returns.hook(CALLER, CALLER, frame + 64, 2) == stub
+    assert machine.step(LONGEST, CALLER)
+    assert machine.returns.take_ended() == []
