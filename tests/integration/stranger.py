@@ -10,11 +10,12 @@ from emu.agent import RunningCommand
 from emu.deadline import Deadline
 from emu.machine import Machine
 from emu.spec import MachineSpec
-from fprobe_gdb import Kernel
+from fprobe_gdb import Fprobe, Kernel
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.events import EntryEvent
 from fprobe_gdb.kernel.knowledge import KernelKnowledge
 from fprobe_gdb.kernel.patched_text import PatchedText
+from fprobe_gdb.probe.regs import PtRegs
 from fprobe_gdb.session.probe_event_runner import events_for
 from fprobe_gdb.session.record_tracer import RecordTracer
 from fprobe_gdb.session.recorded_events import recorded_events
@@ -81,6 +82,28 @@ class Stranger:
         assert (summary.lost, summary.missed) == (0, 0)
         hits = [event for event in sink.events if isinstance(event, EntryEvent)]
         return {event.fields[0].value for event in hits if event.fields}
+
+    def fall_asleep(self, k: Kernel, seconds: int) -> RunningCommand:
+        """Run the attached guest until a task sleeps for so long in ``hrtimer_nanosleep()``, whose return is awaited.
+
+        :return: the command that says that it was woken.
+        """
+        sleepers: list[int] = []
+
+        def falls_asleep(fp: Fprobe, entry_ip: int, ret_ip: int, regs: PtRegs, data: object) -> bool:
+            # The guest's agent sleeps now and then, too.
+            if regs.di != seconds * 10**9:
+                return True
+            sleepers.append(k.task)
+            return False
+
+        k.register_fprobe(Fprobe(falls_asleep, lambda *_: None), "hrtimer_nanosleep")
+        # Where it has left the pad, and what else hooks returns has done so.
+        k.register_fprobe(Fprobe(lambda *_: k.stop() if k.task in sleepers else None), "schedule")
+        running = self.machine.agent.start(f"sleep {seconds}; echo woken")
+        assert k.run(timeout_sec=60) is RunEnd.DONE
+        assert k.calls_in_flight == 1
+        return running
 
     def ended(self, running: RunningCommand) -> Callable[[], bool]:
         def done() -> bool:

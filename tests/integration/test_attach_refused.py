@@ -201,15 +201,12 @@ def test_a_tracer_that_holds_a_return_address_for_longer(stranger: Stranger, mon
         "cd /sys/kernel/tracing && echo hrtimer_nanosleep > set_graph_function && "
         "echo hrtimer_nanosleep > set_ftrace_filter && echo function_graph > current_tracer"
     )
-    running = stranger.machine.agent.start("sleep 8; echo woken")
     notes: list[str] = []
     with monkeypatch.context() as patch:
         # Time for the pad of the hit to come to its end.
         patch.setattr(zone_loan, "_TICK_SEC", 3.0)
         with stranger.attach(on_note=notes.append) as k:
-            probe = Fprobe(lambda *_: k.stop(), lambda *_: None)
-            k.register_fprobe(probe, "hrtimer_nanosleep")
-            assert k.run(timeout_sec=60) is RunEnd.DONE
+            running = stranger.fall_asleep(k, 8)
     assert notes == [STAYS + "a tracer of the guest has its return addresses"]
     assert running.wait(Deadline(60)).output.endswith(b"woken\n")
     stranger.shell("cd /sys/kernel/tracing && echo nop > current_tracer && echo > set_ftrace_filter")

@@ -71,12 +71,8 @@ def test_counts_are_exact_and_nothing_is_left(whose: str, request: pytest.Fixtur
 def test_calls_in_flight_return_past_us(stranger: Stranger) -> None:
     """Who sleeps in a probed function while we leave comes back to where he was called from."""
     before = stranger.text()
-    running = stranger.machine.agent.start("sleep 4; echo woken")
     with stranger.attach() as k:
-        probe = Fprobe(lambda *_: k.stop(), lambda *_: None)
-        k.register_fprobe(probe, "hrtimer_nanosleep")
-        assert k.run(timeout_sec=60) is RunEnd.DONE
-        assert k.calls_in_flight == 1
+        running = stranger.fall_asleep(k, 4)
     # The shell may say before what has become of the commands of other tests.
     assert running.wait(Deadline(60)).output.endswith(b"woken\n")
     assert stranger.text() == before
@@ -90,12 +86,9 @@ def test_a_tracer_of_the_guest_that_has_our_return_addresses_is_waited_for(stran
         "echo hrtimer_nanosleep > set_graph_function && echo hrtimer_nanosleep > set_ftrace_filter && "
         "echo function_graph > current_tracer"
     )
-    running = stranger.machine.agent.start("sleep 4; echo woken")
     notes: list[str] = []
     with stranger.attach(on_note=notes.append) as k:
-        probe = Fprobe(lambda *_: k.stop(), lambda *_: None)
-        k.register_fprobe(probe, "hrtimer_nanosleep")
-        assert k.run(timeout_sec=60) is RunEnd.DONE
+        running = stranger.fall_asleep(k, 4)
     assert notes == []
     assert running.wait(Deadline(60)).output.endswith(b"woken\n")
     stranger.shell("cd /sys/kernel/tracing && echo nop > current_tracer && echo > set_ftrace_filter")

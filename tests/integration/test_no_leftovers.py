@@ -24,8 +24,13 @@ def in_gdb(tool: Tool) -> None:
     tool.until_child("gdb")
 
 
+# Python looks by a file of its own whether it may write there.
+def directories(tmp: Path) -> list[Path]:
+    return [path for path in tmp.iterdir() if path.is_dir()]
+
+
 def with_socket_file(tool: Tool, tmp: Path) -> None:
-    tool.until(lambda: any(tmp.iterdir()), "file for the connection of gdb and QEMU")
+    tool.until(lambda: bool(directories(tmp)), "directory for the connection of gdb and QEMU")
 
 
 def in_trace(tool: Tool) -> None:
@@ -63,7 +68,7 @@ def test_killed_with_9_while_the_socket_has_a_name(tmp_path: Path) -> None:
     """gdb can only connect to a socket with a name; it does not outlive a kill in that second."""
     with trace("gdb", tmp_path) as tool:
         with_socket_file(tool, tmp_path)
-        directory = next(tmp_path.iterdir())
+        (directory,) = directories(tmp_path)
         assert directory.stat().st_mode & 0o777 == 0o700
         pids = tool.children()
         tool.kill(signal.SIGKILL)
