@@ -11,8 +11,10 @@ import shutil
 import pytest
 from hypothesis import settings
 
-# How long a test takes says how busy the machine is.
-settings.register_profile("any machine", deadline=None)
+# How long a test takes says how busy the machine is. And each run tries the same: what comes up by chance, nobody can
+# run again. To look for more: ``pytest --hypothesis-profile=explore``.
+settings.register_profile("any machine", deadline=None, derandomize=True, database=None)
+settings.register_profile("explore", deadline=None, max_examples=1000)
 settings.load_profile("any machine")
 
 # By marker: the program that such a test runs.

@@ -176,11 +176,11 @@ def test_every_structure_and_union_has_the_size_that_pahole_gives(case: Case) ->
 
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_damaged_bytes_of_a_real_kernel_are_typed_errors(case: Case, data: st.DataObject) -> None:
+@given(damage=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=30))
+def test_damaged_bytes_of_a_real_kernel_are_typed_errors(case: Case, damage: list[tuple[float, int]]) -> None:
     damaged = bytearray(case.raw.read_bytes())
-    for _ in range(data.draw(st.integers(1, 30))):
-        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    for where, byte in damage:
+        damaged[int(where * len(damaged))] = byte
     try:
         btf = Btf.from_bytes(bytes(damaged))
     except BtfError:

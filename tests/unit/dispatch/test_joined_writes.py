@@ -22,7 +22,7 @@ def written(writes: list[tuple[int, bytes]]) -> bytes:
     return bytes(memory)
 
 
-@settings(max_examples=100, derandomize=True, database=None)
+@settings(max_examples=100)
 @given(st.sets(st.integers(0, PAGES_BYTES // 8 - 1), max_size=400))
 def test_the_same_bytes_are_written(places: set[int]) -> None:
     writes = [(8 * place, place.to_bytes(5, "little")) for place in sorted(places)]

@@ -111,7 +111,7 @@ def test_an_interrupt_stack_above_the_tasks() -> None:
     assert trace.complete
 
 
-@settings(max_examples=40, derandomize=True, database=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 0x5FF),
     st.lists(st.integers(TOP - 0x400, TOP) | st.integers(TEXT, TEXT + 0x600), min_size=1),

@@ -148,7 +148,7 @@ class Player:
 
 
 @given(plans=st.lists(PLANS, min_size=1, max_size=3), name=st.sampled_from("fg"), context=st.sampled_from(Context))
-@settings(max_examples=60, derandomize=True, database=None)
+@settings(max_examples=60)
 def test_random_recursion_agrees_with_trace_recursion(plans: list[Plan], name: str, context: Context) -> None:
     model, player = Model(plans), Player(plans)
     model.call(name, context)

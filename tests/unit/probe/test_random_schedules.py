@@ -19,7 +19,7 @@ from tests.unit.probe.scripted_guest import TASK, Call, ScriptedGuest
 KERNEL = kernel_of("f", "g", "h")
 TASKS = [TASK + i * 0x4000 for i in range(3)]
 RET_IPS = [0xFFFFFFFF82000010, 0xFFFFFFFF82000020]
-FAST = settings(max_examples=60, derandomize=True, database=None)
+FAST = settings(max_examples=60)
 
 
 @dataclass

@@ -37,7 +37,7 @@ def test_address_dropped_more_often_than_added_is_a_bug_of_ours() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["add", "drop", "take"]), st.integers(0, 3)), max_size=30))
-@settings(max_examples=60, derandomize=True, database=None)
+@settings(max_examples=60)
 def test_who_obeys_every_change_has_exactly_the_used_addresses_planted(steps: list[tuple[str, int]]) -> None:
     counts = RefCounts()
     used: list[int] = []

@@ -19,7 +19,7 @@ from tests.unit.expr.made_up_hits import BARE, Hit, scope, typed
 from tests.unit.kernel.values.made_up_memory import BASE, FILE, OTHER, SIZE, STACK, Rig
 
 FACTS = GuestFacts(TaskFields(COMM, PID, TGID), KHZ, True)
-STEADY = settings(max_examples=200, derandomize=True, database=None)
+STEADY = settings(max_examples=200)
 
 
 @cache
