@@ -281,9 +281,12 @@ class Recorder:
             self.changed.add(self.task_dead_ip)
 
     def settle(self) -> None:
-        """Take back nodes that have come home since their probe was removed. The guest is stopped."""
-        for number in list(self._leaving):
-            if self.pools.take_back(number) and not self.waiting and not self._order.keeps(number):
+        """Take back nodes that have come home since their probe was removed, and forget probes of which nothing more
+        can come. The guest is stopped.
+        """
+        over = [number for number in self._leaving if self.pools.take_back(number) and not self._order.keeps(number)]
+        if over and not self.waiting and not self._in_pad:
+            for number in over:
                 del self._leaving[number]
 
     def withdraw(self) -> None:
@@ -402,10 +405,13 @@ class Recorder:
     @property
     def busy(self) -> bool:
         """Whether a vCPU of the stopped guest is about to record something, or to add it up."""
-        ips = self._target.instruction_pointers()
         adding = self._rings is not None and self._rings.adding
-        in_pad = any(self._zone.code <= ip < self._zone.stubs for ip in ips)
-        return self.waiting or adding or in_pad or any(map(self._deciding, self._leaving.values()))
+        return self.waiting or adding or self._in_pad or any(map(self._deciding, self._leaving.values()))
+
+    # Whether a vCPU is in a pad: records of its probe may be yet to come, and of the probes whose pads are next.
+    @property
+    def _in_pad(self) -> bool:
+        return any(self._zone.code <= ip < self._zone.stubs for ip in self._target.instruction_pointers())
 
     # Whether calls of it are between being in flight and being counted. Without a task nodes do not tell.
     def _deciding(self, probe: RecordProbe) -> bool:
@@ -415,7 +421,8 @@ class Recorder:
     @property
     def returning(self) -> bool:
         """Whether calls may be in flight whose probes are disabled or have been removed."""
-        return bool(self._leaving) or any(probe.disabled and probe.form.returns for probe in self._probes.values())
+        gone = [*self._leaving.values(), *(probe for probe in self._probes.values() if probe.disabled)]
+        return any(probe.form.returns for probe in gone)
 
     @property
     def replaces_returns(self) -> bool:

@@ -124,6 +124,10 @@ class RecordMachine:
         """No CPU runs."""
         self.state = TargetState.STOPPED
 
+    def instruction_pointers(self) -> list[int]:
+        """Where the CPU is that runs."""
+        return [int(self.uc.reg_read(x86.UC_X86_REG_RIP))]
+
     def read_memory(self, addr: int, size_bytes: int) -> bytes:
         """Read memory."""
         return bytes(self.uc.mem_read(addr, size_bytes))

@@ -136,6 +136,28 @@ def test_a_hit_inside_of_pads_at_each_instruction() -> None:
     assert {record.ret_ip for record in records} == {CALLER}
 
 
+def test_a_call_that_is_in_the_pads_when_they_are_removed_is_counted_by_all_or_by_none() -> None:
+    machine = RecordMachine(cpus=1)
+    for steps in count(1):
+        first = machine.record(FUNCTION, by_function=False)
+        asked = machine.record(FUNCTION, returns=True, by_function=False, asked=Asked(at_exit=ALWAYS))
+        last = machine.record(FUNCTION, returns=True, by_function=False)
+        machine.enter(FUNCTION)
+        over = machine.run(CALLER, count=steps)
+        for probe in (asked, first, last):
+            machine.remove(probe)
+        assert machine.run(CALLER)
+        machine.take()
+        for probe in (asked, first, last):
+            machine.recorder.count_lost(probe)
+            assert probe.hits + probe.nmissed + probe.lost + probe.undecided == 1, (steps, probe)
+            assert probe.exits == (0 if probe is first else probe.hits), (steps, probe)
+        if over:
+            break
+    assert steps > 100
+    assert machine.preempt_count == 0
+
+
 def test_batches_of_several_probes_are_of_one_probe_each() -> None:
     machine = RecordMachine(cpus=1)
     batches: list[Batch] = []
