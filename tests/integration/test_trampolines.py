@@ -11,7 +11,7 @@ from emu.deadline import Deadline
 from fprobe_gdb import EntryData, Fprobe, Kernel, PtRegs
 from fprobe_gdb.dispatch.base import RunEnd
 from fprobe_gdb.dispatch.trampoline.dispatch import TrampolineDispatch
-from fprobe_gdb.errors import MemoryFault
+from fprobe_gdb.errors import GuestCallError, MemoryFault
 from fprobe_gdb.events import MissReason
 from fprobe_gdb.probe.hit import Hit
 from fprobe_gdb.session.find_kernel import kernel_root
@@ -163,3 +163,27 @@ def test_a_cpu_in_user_mode_leads_to_the_kernels_page_tables() -> None:
         with pytest.raises(MemoryFault):
             ram.translate(root, addr)
         assert kernel_cr3(ram, kernel_root(k.target, 0), k.symbols) == trampolines(k).kernel_cr3
+
+
+@pytest.mark.parametrize("side", ["entry", "exit"])
+def test_a_guest_function_that_comes_back_when_nobody_waits_for_it(guest: Guest, side: str) -> None:
+    """The handler that has called it has given up. Its hit is one all the same, and the call goes on."""
+    k = guest(dispatch="trampoline")
+    errors: list[GuestCallError] = []
+
+    def call_once(*_: object) -> None:
+        if not errors:
+            with pytest.raises(GuestCallError, match="has not come back") as caught:
+                k.call("msleep", 300, timeout_sec=0.05)
+            errors.append(caught.value)
+            with pytest.raises(GuestCallError, match="got lost"):
+                k.call("gcd", 9, 6)
+
+    handlers = (call_once, lambda *_: None) if side == "entry" else (lambda *_: None, call_once)
+    fp = Fprobe(*handlers)
+    k.register_fprobe(fp, "__x64_sys_personality")
+    assert k.shell("workload calls 20").status == 0
+    assert len(errors) == 1
+    # The return of a call whose entry was given up is not awaited.
+    assert (fp.hits, fp.exits, fp.nmissed, fp.lost) == (20, 20 - (side == "entry"), 0, 0)
+    assert k.calls_in_flight == 0
