@@ -33,6 +33,8 @@ class GuestCalls:
         if len(args) > len(ARGUMENT_REGISTERS):
             raise GuestCallError(f"a guest call takes at most {len(ARGUMENT_REGISTERS)} arguments, not {len(args)}")
         hit, failure = self._hits.handled[-1], self._outcome.failure
+        if hit.abandoned:
+            raise GuestCallError(f"{addr:#x} cannot be called: this handler's last guest call has not come back")
         stopped = self._run_state.stopped
         if self._sites.changed:
             self._run_state.halt()

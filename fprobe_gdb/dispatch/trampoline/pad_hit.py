@@ -84,6 +84,11 @@ class PadHit(SlotWords):
         """
         self.use = 0
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether :meth:`abandon` was called."""
+        return not self.use
+
 
 class Handled(list[PadHit]):
     """Hits whose handlers are running: one, and more where a handler calls a function that hits a probe. The innermost
