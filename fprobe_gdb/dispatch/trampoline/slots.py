@@ -156,18 +156,13 @@ class Slots:
 
     def next_posted(self) -> int | None:
         """A slot that waits for us, None when there is none. They take turns."""
-        begin, end = self._last + 1, self._states_end
-        while True:
-            found = self._find(_POSTED_BYTE, begin, end)
-            if found < 0:
-                if end <= self._last + 1:
-                    return None
-                begin, end = self._states, self._last + 1
-            elif self._waits(found):
-                self._last, self._in_a_row = found, 0
-                return found - self._states
-            else:
+        for begin, end in ((self._last + 1, self._states_end), (self._states, self._last + 1)):
+            while (found := self._find(_POSTED_BYTE, begin, end)) >= 0:
+                if self._waits(found):
+                    self._last, self._in_a_row = found, 0
+                    return found - self._states
                 begin = found + 1
+        return None
 
     # Whether the hit in a posted slot is one that we have not answered: its pad may not have seen the answer.
     def _waits(self, at: int) -> bool:

@@ -270,6 +270,23 @@ def test_a_slot_is_not_taken_from_a_pad_that_has_left() -> None:
     assert machine.slots.take(4) is None
 
 
+def test_slots_that_wait_take_turns_and_those_that_are_answered_do_not_wait() -> None:
+    machine = PadMachine(None)
+    states = machine.ram.offset(machine.zone.physical_of(machine.zone.data))
+    waiting, answered = (0, 7, SLOTS - 1), (3, SLOTS - 2)
+    for slot in (*waiting, *answered):
+        machine.ram.view[states + slot] = State.POSTED
+        words = machine.slots._slots[slot].words
+        words[Field.USE // 8], words[Field.ANSWERED // 8] = 5, 5 if slot in answered else 4
+    assert [machine.slots.next_posted() for _ in range(6)] == [7, SLOTS - 1, 0] * 2
+    assert machine.slots.waiting() == list(waiting)
+    machine.ram.view[states + 7] = State.FREE
+    for _ in range(3 * SLOTS):
+        assert machine.slots.look() in (0, SLOTS - 1)
+    machine.ram.view[states] = machine.ram.view[states + SLOTS - 1] = State.FREE
+    assert (machine.slots.next_posted(), machine.slots.look()) == (None, None)
+
+
 def test_pads_touch_no_fpu_register_and_leave_interrupts_alone() -> None:
     machine = PadMachine(go_on)
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
