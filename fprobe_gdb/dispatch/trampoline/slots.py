@@ -158,15 +158,16 @@ class Slots:
         """A slot that waits for us, None when there is none. They take turns."""
         for begin, end in ((self._last + 1, self._states_end), (self._states, self._last + 1)):
             while (found := self._find(_POSTED_BYTE, begin, end)) >= 0:
-                if self._waits(found):
+                slot = found - self._states
+                if self._waits(slot):
                     self._last, self._in_a_row = found, 0
-                    return found - self._states
+                    return slot
                 begin = found + 1
         return None
 
     # Whether the hit in a posted slot is one that we have not answered: its pad may not have seen the answer.
-    def _waits(self, at: int) -> bool:
-        words = self._slots[at - self._states].words
+    def _waits(self, slot: int) -> bool:
+        words = self._slots[slot].words
         return words[_ANSWERED] != words[_USE]
 
     def look(self) -> int | None:
@@ -185,12 +186,11 @@ class Slots:
     def waiting(self) -> list[int]:
         """All slots that wait for us."""
         states = self._bytes[self._states : self._states_end].tobytes()
-        return [slot for slot, state in enumerate(states) if state == _POSTED and self._waits(self._states + slot)]
+        return [slot for slot, state in enumerate(states) if state == _POSTED and self._waits(slot)]
 
     def is_posted(self, slot: int) -> bool:
         """Whether this slot waits for us."""
-        at = self._states + slot
-        return self._bytes[at] == _POSTED and self._waits(at)
+        return self._bytes[self._states + slot] == _POSTED and self._waits(slot)
 
     def take(self, slot: int) -> bytes | None:
         """Begin with the hit of a slot that waits for us. From now on it is ours to count, and its pad will not give up
