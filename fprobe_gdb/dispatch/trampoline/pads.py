@@ -39,10 +39,23 @@ from fprobe_gdb.dispatch.trampoline.stub_code import NODES_BY_STUBS_SHIFT
 from fprobe_gdb.dispatch.trampoline.zone import MAX_NODES, SLOT_BYTES, SLOTS, STUB_BYTES, Zone
 from fprobe_gdb.registers import ARGUMENT_REGISTERS
 
-__all__ = ["DOORBELL_PORT", "SLOT_REGISTERS", "CallPads", "Change", "Field", "Kind", "NodeField", "State", "call_pads"]
+__all__ = [
+    "DOORBELL_PORT",
+    "SLOTS_OF_CPU",
+    "SLOT_REGISTERS",
+    "CallPads",
+    "Change",
+    "Field",
+    "Kind",
+    "NodeField",
+    "State",
+    "call_pads",
+]
 
 #: The port that wakes the host: QEMU's isa-debugcon.
 DOORBELL_PORT = 0xE9
+#: A CPU's pads begin with the slots of its own: one for each context that can interrupt another.
+SLOTS_OF_CPU = 4
 
 
 class State(IntEnum):
@@ -256,7 +269,7 @@ class _Pad:
             asm.xorl("cx", "cx")
         else:
             asm.movl("cx", gs(self.cpu_number))
-            asm.shl_imm("cx", 2)
+            asm.shl_imm("cx", SLOTS_OF_CPU.bit_length() - 1)
             asm.andl_imm("cx", SLOTS - 1)
         asm.movl_imm("si", SLOTS)
         asm.movl_imm("bx", State.OWNED)

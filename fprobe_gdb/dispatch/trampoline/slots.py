@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 
 from emu.deadline import Deadline
-from fprobe_gdb.dispatch.trampoline.pads import SLOT_REGISTERS, Change, Field, State
+from fprobe_gdb.dispatch.trampoline.pads import SLOT_REGISTERS, SLOTS_OF_CPU, Change, Field, State
 from fprobe_gdb.dispatch.trampoline.zone import SLOT_BYTES, SLOTS, Zone
 from fprobe_gdb.probe.regs import FRAME_REGISTERS
 from fprobe_gdb.registers import MASK64
@@ -31,6 +31,8 @@ _RETURN, _REGISTERS, _CALL = int(Change.RETURN), int(Change.REGISTERS), int(Chan
 _SAID_BYTES = int(Field.ON)
 _WORD = struct.Struct("<Q").unpack_from
 HEADER_OFFSET = int(Field.USE)
+# The lower bits of a slot's number: pads look for a free one from the first of their CPU's on (:mod:`.pads`).
+_NESTED = SLOTS_OF_CPU - 1
 # How often a slot may be the next one while others may wait.
 _IN_A_ROW = 8
 # For so many times as little as a look at one of them takes, others wait while we look for a hit.
@@ -161,9 +163,16 @@ class Slots:
                 slot = found - self._states
                 if self._waits(slot):
                     self._last, self._in_a_row = found, 0
-                    return slot
+                    return self._outermost(slot) if slot & _NESTED else slot
                 begin = found + 1
         return None
+
+    # A pad that interrupts another one on its CPU has a slot behind it, and its hit comes later. Handled before it, it
+    # would be taken for one that is over by then: a task that dies, or a new call further up on the stack.
+    def _outermost(self, slot: int) -> int:
+        outer = (slot & ~_NESTED) + self._states
+        found = self._find(_POSTED_BYTE, outer, slot + self._states) - self._states
+        return found if found >= 0 and self._waits(found) else slot
 
     # Whether the hit in a posted slot is one that we have not answered: its pad may not have seen the answer.
     def _waits(self, slot: int) -> bool:
@@ -180,7 +189,7 @@ class Slots:
                     words = self._slots[slot].words
                     if words[_ANSWERED] != words[_USE]:
                         self._in_a_row += 1
-                        return slot
+                        return self._outermost(slot) if slot & _NESTED else slot
         return self.next_posted()
 
     def waiting(self) -> list[int]:

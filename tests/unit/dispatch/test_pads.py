@@ -287,6 +287,23 @@ def test_slots_that_wait_take_turns_and_those_that_are_answered_do_not_wait() ->
     assert (machine.slots.next_posted(), machine.slots.look()) == (None, None)
 
 
+def test_a_hit_that_another_one_has_interrupted_comes_first() -> None:
+    """Whichever slot the host looks at, and however often."""
+    machine = PadMachine(None)
+    outer, inner = 4, 5
+    states = machine.ram.offset(machine.zone.physical_of(machine.zone.data))
+    outer_words, inner_words = (machine.slots._slots[slot].words for slot in (outer, inner))
+    for words in (outer_words, inner_words):
+        words[Field.USE // 8] = 5
+    machine.ram.view[states + inner] = State.POSTED
+    assert machine.slots.look() == machine.slots.look() == inner
+    machine.ram.view[states + outer] = State.POSTED
+    assert {machine.slots.look() for _ in range(3 * SLOTS)} == {outer}
+    assert {machine.slots.next_posted() for _ in range(3)} == {outer}
+    outer_words[Field.ANSWERED // 8] = 5
+    assert {machine.slots.look() for _ in range(3 * SLOTS)} == {inner}
+
+
 def test_pads_touch_no_fpu_register_and_leave_interrupts_alone() -> None:
     machine = PadMachine(go_on)
     decoder = capstone.Cs(capstone.CS_ARCH_X86, capstone.CS_MODE_64)
