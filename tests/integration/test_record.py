@@ -389,13 +389,19 @@ def test_the_command_draws_records(tmp_path: Path) -> None:
     assert outcome.status == 0, outcome.err
     lines = file.read_text().splitlines()
     assert "# dispatch: trampoline (record)" in lines
-    drawn = [line.partition("|  ")[2] for line in lines if line.startswith(" 0) ") and "|  " in line]
-    calls = [line for line in drawn if "vfs_fallocate() {" in line]
+    # Another task may run within a call; its braces are its own.
+    task, drawn = "", []
+    for line in (line for line in lines if line.startswith(" 0) ")):
+        if "=>" in line:
+            task = line.partition("=>")[2].strip()
+        elif "|  " in line:
+            drawn.append((task, line.partition("|  ")[2]))
+    calls = [(owner, text) for owner, text in drawn if "vfs_fallocate() {" in text]
     assert len(calls) == 2
-    for call in calls:
-        begin = drawn.index(call)
+    for owner, call in calls:
+        begin = drawn.index((owner, call))
         indent = len(call) - len(call.lstrip())
-        end = next(at for at in range(begin + 1, len(drawn)) if drawn[at] == " " * indent + "}")
-        inside = drawn[begin + 1 : end]
+        end = next(at for at in range(begin + 1, len(drawn)) if drawn[at] == (owner, " " * indent + "}"))
+        inside = [text for other, text in drawn[begin + 1 : end] if other == owner]
         assert any("shmem_fallocate() {" in line for line in inside)
         drawn = drawn[end:]
